@@ -1,0 +1,1 @@
+"""Weights: where they come from, what they are pinned to, where they are kept."""

@@ -1,0 +1,1 @@
+"""All that remains of the bakery in a worker image: see `runtime.entry` for the start order."""

@@ -1,0 +1,1 @@
+"""The webui as the runtime sees it: its process and its API."""

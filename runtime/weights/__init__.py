@@ -1,0 +1,1 @@
+"""What `bake` and a worker share: fetching weights over HTTP, and checking them."""
