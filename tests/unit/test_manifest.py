@@ -1,0 +1,127 @@
+"""The manifest: what is accepted, and that every mistake is named with its line, key and remedy."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bake.errors import ManifestError
+from bake.manifest import Manifest, load_manifest, parse_manifest
+
+ROOT = Path(__file__).parents[2]
+GOOD = """\
+name: a-model
+family: sdxl
+gpu: rtx-6000-ada
+checkpoint: civitai:1590699
+checkpoints:
+  other: file:other.safetensors
+vae: hf://owner/repo/vae.safetensors
+loras:
+  detail: civitai:135867
+warmup:
+  prompt: a red circle
+image: ghcr.io/you/a-model
+"""
+
+
+def mistakes_of(text: str) -> str:
+    with pytest.raises(ManifestError) as caught:
+        parse_manifest(text, Path("m.yaml"))
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_good_manifest_lists_its_sources_in_image_order() -> None:
+    manifest = parse_manifest(GOOD, Path("m.yaml"))
+    assert [(each.key, each.role, each.name, each.line) for each in manifest.sources()] == [
+        ("checkpoint", "checkpoint", None, 4),
+        ("checkpoints.other", "checkpoint", "other", 6),
+        ("vae", "vae", None, 7),
+        ("loras.detail", "lora", "detail", 9),
+    ]
+
+
+def test_five_mistakes_are_five_messages_in_one_run() -> None:
+    text = """\
+name: Bad Name
+family: sdlx
+chekpoint: civitai:1
+checkpoint: 1590699
+warmup:
+  width: 500
+image: ghcr.io/you/x
+"""
+    shown = mistakes_of(text)
+    assert "the manifest has 6 mistakes:" in shown
+    assert "m.yaml:1: name: 'Bad Name' does not fit; expected lower-case letters" in shown
+    assert (
+        "m.yaml:2: family: 'sdlx' does not fit; expected one of sd1, sd2, sdxl, demo; did you mean sdxl?"
+        in shown
+    )
+    assert "m.yaml:3: chekpoint: is not a known key; did you mean checkpoint?" in shown
+    assert "m.yaml:4: checkpoint: 1590699 does not fit; expected a source such as civitai:" in shown
+    assert "m.yaml:6: warmup.width: 500 does not fit; expected 64 to 4096, a multiple of 8" in shown
+    assert (
+        "m.yaml:5: warmup.prompt: is missing; expected a prompt that the model draws well" in shown
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: a-model", "name: a-model\nname: b", "m.yaml:2: name: this key is given twice"),
+        ("gpu: rtx-6000-ada", "gpu: rtx-6000-adaa", "did you mean rtx-6000-ada?"),
+        (
+            "image: ghcr.io/you/a-model",
+            "image: GHCR.io/You",
+            "is not an image repository|does not fit",
+        ),
+        ("  detail:", "  ../detail:", "letters, digits, dots, dashes and underscores only"),
+        ("civitai:1590699", "civitai:1590699.safetensor", "glued to the id; write civitai:1590699"),
+        ("civitai:1590699", "'1590699'", "did you mean civitai:1590699?"),
+        (
+            "image:",
+            "webui: {args: [--port=1]}\nimage:",
+            "--port cannot be given: the base image sets it",
+        ),
+        ("image:", "base: {image: x, dockerfile: y}\nimage:", "not both"),
+        ("image:", "base: {context: y}\nimage:", "`context` needs `dockerfile`"),
+        (
+            "warmup:\n  prompt: a red circle\n",
+            "",
+            "warmup: is missing; expected a mapping with prompt",
+        ),
+        ("name: a-model", "name: &a x\nfamily: *a", "aliases"),
+        ("name: a-model", "name: [", "not valid YAML"),
+        ("name: a-model", "name: !!python/object:os.system x", "not valid YAML"),
+        ("name: a-model", "name: a\x00b", "not valid YAML"),
+    ],
+)
+def test_each_mistake_says_what_and_where(old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    shown = mistakes_of(GOOD.replace(old, new))
+    assert any(each in shown for each in message.split("|")), shown
+
+
+@pytest.mark.parametrize("text", ["", "just text", "- a list", "1: 2"])
+def test_what_is_no_mapping_of_keys_is_a_clear_error(text: str) -> None:
+    assert "m.yaml" in mistakes_of(text)
+
+
+def test_a_missing_file_suggests_a_near_one(tmp_path: Path) -> None:
+    (tmp_path / "jib-mix.yaml").write_text(GOOD)
+    with pytest.raises(ManifestError, match=r"did you mean .*jib-mix\.yaml"):
+        load_manifest(tmp_path / "jibmix.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "manifests").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_the_manifests_of_this_repository_are_good(path: Path) -> None:
+    assert load_manifest(path).name == path.stem
+
+
+def test_the_published_schema_is_not_stale() -> None:
+    committed = json.loads((ROOT / "docs" / "manifest.schema.json").read_text(encoding="utf-8"))
+    assert committed == Manifest.model_json_schema(), "run `make schema` and commit the result"
