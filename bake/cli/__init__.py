@@ -43,7 +43,7 @@ def check(manifest: Path) -> None:
     click.echo(f"{manifest}: ok, {loaded.name} with {len(loaded.sources())} weights files")
 
 
-def _raise_terminated(signum: int, frame: FrameType | None) -> NoReturn:
+def _raise_terminated(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
