@@ -1,0 +1,62 @@
+"""The engine on a bare machine: it builds as the bakery needs, survives a kill, and ends cleanly."""
+
+import os
+import shutil
+import signal
+import tarfile
+from pathlib import Path
+
+from tests.integration.conftest import ROOT, SCRIPTS, engine_environment, run
+
+
+def test_it_builds_with_named_contexts_links_and_secrets(
+    engine: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "context").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("from the other context")
+    (tmp_path / "secret").write_text("a-secret")
+    (tmp_path / "context" / "Dockerfile").write_text(
+        "FROM scratch\nCOPY --link --from=other file /file\n"
+    )
+    built = run(
+        "docker", "buildx", "build", "--secret", f"id=s,src={tmp_path / 'secret'}",
+        "--build-context", f"other={tmp_path / 'other'}",
+        "--output", f"type=tar,dest={tmp_path / 'out.tar'}", tmp_path / "context",
+        env=engine,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        extracted = tar.extractfile("file")
+        assert extracted is not None
+        assert extracted.read() == b"from the other context"
+    assert b"a-secret" not in (tmp_path / "out.tar").read_bytes()
+
+
+def test_an_unreachable_engine_and_no_apt_is_one_clear_message(tmp_path: Path) -> None:
+    for tool in ("bash", "dirname", "id", "cat", "readlink", "timeout"):
+        found = shutil.which(tool)
+        assert found
+        (tmp_path / tool).symlink_to(found)
+    ended = run(tmp_path / "bash", SCRIPTS / "start", env={"PATH": str(tmp_path)})
+    assert ended.returncode == 3
+    assert "install one (the packages docker-ce and docker-buildx-plugin)" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_private_engine_survives_a_kill_and_ends_cleanly(engine: dict[str, str]) -> None:
+    """Where another engine is in use, start and stop must leave it alone; the last lines see to that."""
+    pid_file = ROOT / ".engine" / "docker.pid"
+    if pid_file.exists():
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+        restarted = run(SCRIPTS / "start")
+        assert restarted.returncode == 0, restarted.stderr
+        assert run("docker", "version", env=engine_environment()).returncode == 0
+    stopped = run(SCRIPTS / "stop")
+    assert stopped.returncode == 0, stopped.stderr
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [each for each in commands if str(ROOT / ".engine").encode() in each]
+    assert str(ROOT / ".engine") not in Path("/proc/mounts").read_text()
+    again = run(SCRIPTS / "start")
+    assert again.returncode == 0, again.stderr
+    assert run("docker", "version", env=engine_environment()).returncode == 0
