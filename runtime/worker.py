@@ -18,6 +18,8 @@ HOME = "/opt/bakery"
 WORKER_FILE = f"{HOME}/worker.json"
 READ_AHEAD_FILE = f"{HOME}/harvest/read-ahead.json"
 CONTRACT_VERSION = 1
+WEIGHTS_MTIME = 1704067200
+"""Seconds since the epoch (2024-01-01) that every baked file bears; the webui's hash cache compares it."""
 
 Device = Literal["cuda", "cpu"]
 Role = Literal["checkpoint", "vae", "lora"]
