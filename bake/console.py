@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,12 @@ class Progress:
         """Adds `size_bytes` (negative after a restart from an earlier offset)."""
         if self._bar is not None:
             self._bar.update(size_bytes)
+
+    def passing(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The same chunks, counted."""
+        for chunk in chunks:
+            self.advance(len(chunk))
+            yield chunk
 
 
 class Console:

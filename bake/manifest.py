@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from bake.errors import ManifestError
 from bake.gpus import gpu_names
 from bake.yaml_lines import Document, KeyPath, YamlError, parse_yaml
+from runtime.fields import LIMITS
 from runtime.worker import Role
 
 Family = Literal["sd1", "sd2", "sdxl", "demo"]
@@ -179,6 +180,19 @@ class Manifest(BaseModel):
                 )
         return named
 
+    @field_validator("limits")
+    @classmethod
+    def _known_limits(cls, limits: dict[str, int]) -> dict[str, int]:
+        for name, value in limits.items():
+            if name not in LIMITS:
+                near = _near(name, list(LIMITS))
+                raise PydanticCustomError(
+                    "unknown_limit", "{name} is not a limit{near}", {"name": name, "near": near}
+                )
+            if value < 1:
+                raise PydanticCustomError("small_limit", "{name} must be 1 or more", {"name": name})
+        return limits
+
     def sources(self) -> list[SourceEntry]:
         """Every weights source of the manifest, in the order of the image: checkpoint first."""
         entries = [self._entry(("checkpoint",), "checkpoint", None, self.checkpoint)]
@@ -295,6 +309,10 @@ def _check_sources(document: Document) -> list[tuple[int, str, str]]:
     return found
 
 
+_OWN_WORDS = ("reserved", "unknown_gpu", "unknown_limit", "small_limit", "weights_name")
+"""Errors of our own validators, whose text needs no expected form."""
+
+
 def _describe(error: ErrorDetails, document: Document) -> tuple[int, str, str]:
     """One pydantic error as (line, key, message with the expected form)."""
     path: KeyPath = tuple(part for part in error["loc"] if part != "[key]")
@@ -305,8 +323,10 @@ def _describe(error: ErrorDetails, document: Document) -> tuple[int, str, str]:
     if error["type"] == "extra_forbidden":
         known = _known_keys(path[:-1])
         return line, _dotted(path), f"is not a known key{_near(str(path[-1]), known)}"
-    if error["type"] in ("reserved", "unknown_gpu", "weights_name"):
+    if error["type"] in _OWN_WORDS:
         return line, _dotted(path), error["msg"]
+    if error["type"] == "invalid_key" or "[key]" in error["loc"]:
+        return line, _dotted(path), f"the key {error['input']} is not text; put it in quotes"
     got = repr(error["input"])
     shown = got if len(got) <= 60 else got[:57] + "…"
     near = _near(str(error["input"]), FAMILIES) if path == ("family",) else ""

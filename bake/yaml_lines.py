@@ -51,9 +51,9 @@ def parse_yaml(text: str) -> Document:
         mark = error.problem_mark or error.context_mark
         raise YamlError(error.problem or "not valid YAML", mark.line + 1 if mark else 1) from None
     except yaml.YAMLError:
-        raise YamlError(
-            "not valid YAML: it holds a character that YAML does not allow", 1
-        ) from None
+        raise YamlError("it holds a character that YAML does not allow", 1) from None
+    except RecursionError:
+        raise YamlError("it is nested too deeply", 1) from None
     if node is None:
         return Document(data={}, lines={})
     if not isinstance(node, yaml.MappingNode):

@@ -1,1 +1,1 @@
-"""All that remains of the bakery in a worker image: see `runtime.entry` for the start order."""
+"""All that remains of the bakery in a worker image: `runtime/__main__.py` is the start order."""

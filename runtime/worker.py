@@ -16,7 +16,6 @@ HOME = "/opt/bakery"
 """The bakery's own folder in an image: `runtime/`, `venv/`, `worker.json`, `harvest/`."""
 
 WORKER_FILE = f"{HOME}/worker.json"
-READ_AHEAD_FILE = f"{HOME}/harvest/read-ahead.json"
 CONTRACT_VERSION = 1
 WEIGHTS_MTIME = 1704067200
 """Seconds since the epoch (2024-01-01) that every baked file bears; the webui's hash cache compares it."""
@@ -84,11 +83,6 @@ class Worker:
         """The checkpoint that is loaded at start."""
         return next(each for each in self.weights if each.role == "checkpoint")
 
-    @property
-    def vae(self) -> Weights | None:
-        """The separate VAE, where the manifest names one."""
-        return next((each for each in self.weights if each.role == "vae"), None)
-
     def of_role(self, role: Role) -> list[Weights]:
         """All weights of a role, in the manifest's order."""
         return [each for each in self.weights if each.role == role]
@@ -102,8 +96,8 @@ class Worker:
         start = [webui.python, "-m", "runtime.boot"] if boot else [webui.python]
         chosen = webui.args_cuda if device == "cuda" else webui.args_cpu
         model = ["--ckpt", self.checkpoint.path]
-        if self.vae is not None:
-            model += ["--vae-path", self.vae.path]
+        for vae in self.of_role("vae"):
+            model += ["--vae-path", vae.path]
         return [*start, webui.script, *webui.args, *chosen, *self.args, *model]
 
     def to_json(self) -> str:

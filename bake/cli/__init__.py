@@ -1,50 +1,82 @@
-"""The command line. `main` is the only place where an error becomes an exit code."""
+"""The command line. `main` is the only place where an error becomes an exit code.
+
+Commands are loaded when they are called: `bake --help` must not pay for docker, pydantic or requests.
+"""
 
 from __future__ import annotations
 
-import json
+import errno
+import importlib
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
 
 from bake import __version__
-from bake.errors import BakeError
+from bake.errors import BakeError, MachineError
+
+COMMANDS = {
+    "check": "Check a manifest and report every mistake in it, without network or engine.",
+    "doctor": "Say what this machine lacks for a bake, and how to get it.",
+    "fetch": "Fetch and verify the weights of a manifest into the store.",
+    "image": "Bake the image of a manifest: everything that is needed, nothing twice.",
+    "inspect": "Print what an image says of itself, without pulling it.",
+    "lock": "Pin every source of a manifest to an exact file.",
+    "outdated": "List newer versions of what a manifest pins.",
+    "plan": "Say what a bake would do, what it would reuse, why, and the bytes.",
+    "prune": "Remove bases and earlier images from the engine that no bake here needs any more.",
+    "push": "Push a baked image to its registry.",
+    "schema": "Print the JSON Schema of a manifest.",
+    "store": "List, verify or empty the store of weights.",
+    "update": "Move a pin to the newest version of its source.",
+    "verify": "Check that an image holds what its lock says, and serves a picture.",
+    "warmup": "Build the base and run the warm-up generation only.",
+}
+"""Each command's one line; the command itself is `bake.cli.commands.<name>.command`."""
+
+
+_OF_THE_MACHINE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+)  # fmt: skip
+"""What a file that is written anywhere can fail with and no code of ours can mend."""
 
 
 class Terminated(BaseException):
     """SIGTERM, raised so that every context manager cleans up on the way out."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used, and not to list them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"bake.cli.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bake")
 def cli() -> None:
     """Turn a model manifest into a container image whose workers start fast."""
 
 
-@cli.command()
-def schema() -> None:
-    """Print the JSON Schema of a manifest."""
-    from bake.manifest import Manifest  # noqa: PLC0415  # pydantic costs start time
-
-    click.echo(json.dumps(Manifest.model_json_schema(), indent=2, sort_keys=True))
-
-
-@cli.command()
-@click.argument("manifest", type=click.Path(path_type=Path))
-def check(manifest: Path) -> None:
-    """Check a manifest and report every mistake in it, without network or engine."""
-    from bake.manifest import load_manifest  # noqa: PLC0415  # pydantic costs start time
-
-    loaded = load_manifest(manifest)
-    click.echo(f"{manifest}: ok, {loaded.name} with {len(loaded.sources())} weights files")
-
-
 def _raise_terminated(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
+
+
+def _fail(error: BakeError) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(error.exit_code)
 
 
 def main(args: list[str] | None = None) -> NoReturn:
@@ -54,8 +86,17 @@ def main(args: list[str] | None = None) -> NoReturn:
         # click returns, rather than raises, the code of --help and ctx.exit()
         code = cli.main(args=args, prog_name="bake", standalone_mode=False)
     except BakeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        _fail(
+            MachineError(
+                f"cannot be used: {error.strerror}",
+                where=str(error.filename or "a file that bake writes"),
+                hint="give bake a folder that it can write: BAKE_STORE, BAKE_CACHE, --build-dir, TMPDIR",
+            )
+        )
     except click.ClickException as error:
         error.show()
         sys.exit(2)

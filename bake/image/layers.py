@@ -10,19 +10,23 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
+import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from bake.image.oci import GZIP_LAYER, RAW_LAYER, Descriptor, FileContent, Layer, LayerKind
 from runtime.worker import WEIGHTS_MTIME
 
-RAW_LAYER = "application/vnd.oci.image.layer.v1.tar"
-GZIP_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 LARGE_FILE_BYTES = 64 << 20
 """From this size on, a file has a layer to itself, so that an edit of it moves nothing else."""
 _CHUNK_BYTES = 1 << 20
+_TAR_FORMAT = 1
+"""Raised when a weights layer's tar changes its form, which cached digests must not outlive."""
 _TRAILER = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
@@ -47,9 +51,52 @@ class WeightsLayer:
     size_bytes: int
     media_type: str = RAW_LAYER
 
-    def read_chunks(self) -> Iterator[bytes]:
-        """The layer's bytes, never more than a chunk of them in memory."""
-        return _tar_chunks(self.files)
+    @property
+    def content(self) -> WeightsContent:
+        """Its bytes."""
+        return WeightsContent(files=self.files)
+
+    def as_layer(self) -> Layer:
+        """The layer for `assemble`, named by its files."""
+        return Layer(
+            descriptor=Descriptor(
+                media_type=self.media_type, digest=self.digest, size_bytes=self.size_bytes
+            ),
+            diff_id=self.digest,
+            comment=", ".join(str(file.path) for file in self.files),
+            kind="weights",
+            content=self.content,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsContent:
+    """A weights layer's bytes, read from the store."""
+
+    files: tuple[PlacedFile, ...]
+
+    def chunks(self, offset_bytes: int = 0) -> Iterator[bytes]:
+        """The tar from an offset on, never more than a chunk of it in memory.
+
+        Raises:
+            ValueError: a file of the store is not as long as it is said to be.
+        """
+        return _tar_chunks(self.files, offset_bytes)
+
+    def describe(self) -> dict[str, Any]:
+        """Where the files are, for `bake.image.saved`."""
+        return {
+            "from": "store",
+            "files": [
+                {
+                    "path": str(file.path),
+                    "source": str(file.source),
+                    "size_bytes": file.size_bytes,
+                    "sha256": file.sha256,
+                }
+                for file in self.files
+            ],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +111,18 @@ class TreeLayer:
     size_bytes: int
     media_type: str = GZIP_LAYER
 
+    def as_layer(self, comment: str, *, kind: LayerKind = "thin") -> Layer:
+        """The layer for `assemble`; `comment` says what it is."""
+        return Layer(
+            descriptor=Descriptor(
+                media_type=self.media_type, digest=self.digest, size_bytes=self.size_bytes
+            ),
+            diff_id=self.diff_id,
+            comment=comment,
+            kind=kind,
+            content=FileContent(path=self.blob),
+        )
+
 
 def group_files(files: Iterable[PlacedFile]) -> list[tuple[PlacedFile, ...]]:
     """One group for all small files together, then one for each large file, ordered by path."""
@@ -73,8 +132,13 @@ def group_files(files: Iterable[PlacedFile]) -> list[tuple[PlacedFile, ...]]:
     return [small, *large] if small else [*large]
 
 
-def make_weights_layer(files: Sequence[PlacedFile]) -> WeightsLayer:
-    """Reads the files once to know the layer's digest.
+def make_weights_layer(files: Sequence[PlacedFile], *, cache: Path | None = None) -> WeightsLayer:
+    """Reads the files once to know the layer's digest, or not at all where it is known already.
+
+    Args:
+        files: Of the store, whose SHA256 is proven.
+        cache: A folder in which digests are kept by what decides them: paths, hashes, sizes. Should a file
+            have changed since, a push or load finds that its bytes are not those of the digest.
 
     Raises:
         ValueError: a file is not as long as it is said to be, or is given twice.
@@ -82,12 +146,39 @@ def make_weights_layer(files: Sequence[PlacedFile]) -> WeightsLayer:
     ordered = tuple(sorted(files, key=lambda file: file.path))
     if len({file.path for file in ordered}) != len(ordered):
         raise ValueError("two files have the same path in the image")
-    digest = hashlib.sha256()
-    size_bytes = 0
-    for chunk in _tar_chunks(ordered):
-        digest.update(chunk)
-        size_bytes += len(chunk)
-    return WeightsLayer(files=ordered, digest=f"sha256:{digest.hexdigest()}", size_bytes=size_bytes)
+    known = known_digest(ordered, cache) if cache else None
+    if known is None:
+        digest = hashlib.sha256()
+        for chunk in _tar_chunks(ordered):
+            digest.update(chunk)
+        known = f"sha256:{digest.hexdigest()}"
+        if cache:
+            keep_digest(ordered, cache, known)
+    return WeightsLayer(files=ordered, digest=known, size_bytes=tar_size(ordered))
+
+
+def _digest_file(files: Sequence[PlacedFile], cache: Path) -> Path:
+    decides = [[str(file.path), file.sha256, file.size_bytes] for file in files]
+    key = json.dumps([_TAR_FORMAT, WEIGHTS_MTIME, decides])
+    return cache / f"{hashlib.sha256(key.encode()).hexdigest()}.digest"
+
+
+def known_digest(files: Sequence[PlacedFile], cache: Path) -> str | None:
+    """The digest of a layer of these files in their order, if an earlier one was kept."""
+    try:
+        text = _digest_file(files, cache).read_text().strip()
+    except OSError:
+        return None
+    return text if re.fullmatch(r"sha256:[0-9a-f]{64}", text) else None
+
+
+def keep_digest(files: Sequence[PlacedFile], cache: Path, digest: str) -> None:
+    """Keeps a layer's digest, by what decides it."""
+    path = _digest_file(files, cache)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.write_text(digest + "\n")
+    partial.replace(path)
 
 
 def make_tree_layer(source: Path, blob: Path) -> TreeLayer:
@@ -153,7 +244,23 @@ def _entry(path: PurePosixPath, *, kind: bytes, mode: int, size_bytes: int = 0) 
     return entry
 
 
-def _tar_chunks(files: Sequence[PlacedFile]) -> Iterator[bytes]:
+def _tar_chunks(files: Sequence[PlacedFile], offset_bytes: int = 0) -> Iterator[bytes]:
+    """A tar of the files in their order; what lies before the offset is not read."""
+    before = offset_bytes
+    for part in tar_parts(files):
+        size_bytes = part.size_bytes if isinstance(part, PlacedFile) else len(part)
+        if before >= size_bytes and not (isinstance(part, PlacedFile) and before == 0):
+            before -= size_bytes
+            continue
+        if isinstance(part, PlacedFile):
+            yield from _file_chunks(part, before)
+        else:
+            yield part[before:]
+        before = 0
+
+
+def tar_parts(files: Sequence[PlacedFile]) -> Iterator[bytes | PlacedFile]:
+    """A weights layer's tar in order: bytes, and files whose content stands in their place."""
     folders = sorted({parent for file in files for parent in file.path.parents if parent.name})
     for folder in folders:
         yield _header(_entry(folder, kind=tarfile.DIRTYPE, mode=0o755))
@@ -161,17 +268,28 @@ def _tar_chunks(files: Sequence[PlacedFile]) -> Iterator[bytes]:
         yield _header(
             _entry(file.path, kind=tarfile.REGTYPE, mode=0o644, size_bytes=file.size_bytes)
         )
-        sent = 0
-        with file.source.open("rb") as opened:
-            for chunk in _read_chunks(opened):
-                sent += len(chunk)
-                yield chunk
-        if sent != file.size_bytes:
-            raise ValueError(
-                f"{file.path} has {sent} bytes in the store, {file.size_bytes} were expected"
-            )
-        yield _padding(sent)
+        yield file
+        yield _padding(file.size_bytes)
     yield _TRAILER
+
+
+def tar_size(files: Sequence[PlacedFile]) -> int:
+    """Bytes of a weights layer."""
+    parts = tar_parts(files)
+    return sum(part.size_bytes if isinstance(part, PlacedFile) else len(part) for part in parts)
+
+
+def _file_chunks(file: PlacedFile, offset_bytes: int) -> Iterator[bytes]:
+    sent = offset_bytes
+    with file.source.open("rb") as opened:
+        opened.seek(offset_bytes)
+        for chunk in _read_chunks(opened):
+            sent += len(chunk)
+            yield chunk
+    if sent != file.size_bytes:
+        raise ValueError(
+            f"{file.path} has {sent} bytes in the store, {file.size_bytes} were expected"
+        )
 
 
 def _normalised_chunks(source: Path) -> Iterator[bytes]:

@@ -15,13 +15,17 @@ Provider = Literal["civitai", "huggingface", "https", "file"]
 
 _CIVITAI_HOSTS = {"civitai.com", "www.civitai.com", "civitai.red", "www.civitai.red"}
 _HF_HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
+_WANTED = ("type", "format", "size", "fp")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-_CIVITAI = re.compile(r"^civitai:(?P<version>\d+)(?:\+(?P<file>\d+))?$", re.IGNORECASE)
+_SECRETS = {"token", "access_token", "api_key", "apikey"}
+_CIVITAI = re.compile(r"^civitai:(?P<version>\d{1,18})(?:\+(?P<file>\d{1,18}))?$", re.IGNORECASE)
 _AIR = re.compile(
-    r"^(?:urn:)?(?:air:)?(?:[a-z0-9_]+:)?(?:[a-z0-9_]+:)?civitai:(?P<model>\d+)"
-    r"(?:@(?P<version>\d+))?(?:\+(?P<file>\d+))?(?P<format>\.[a-z]+)?$",
+    r"^(?:urn:)?(?:air:)?(?:[a-z0-9_-]+:)?(?:[a-z0-9_-]+:)?civitai:(?P<model>\d{1,18})"
+    r"(?:@(?P<version>\d{1,18}))?(?:\+(?P<file>\d{1,18}))?(?P<format>\.[a-z]+)?$",
     re.IGNORECASE,
 )
+_COMMIT = re.compile(r"[0-9A-Fa-f]{40}")
+_NUMBER = re.compile(r"\d{1,18}")
 _HF_REPO = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
@@ -44,6 +48,8 @@ class Source:
     path: str | None = None
     """The file in the repository, or the local file."""
     url: str | None = None
+    wanted: tuple[tuple[str, str], ...] = ()
+    """What a pasted CivitAI download address asks for (type, format, size, fp), to choose a file by."""
 
 
 def parse_source(text: str) -> Source:
@@ -62,8 +68,10 @@ def parse_source(text: str) -> Source:
     match = _AIR.match(stripped)
     if match:
         if match["format"]:
+            file = f"+{match['file']}" if match["file"] else ""
             raise SourceFormError(
-                f"the format {match['format']} is glued to the id; write civitai:{match['version'] or match['model']}"
+                f"the format {match['format']} is glued to the id; "
+                f"write civitai:{match['version'] or match['model']}{file}"
             )
         if not match["version"]:
             raise SourceFormError(
@@ -79,8 +87,15 @@ def parse_source(text: str) -> Source:
     )
 
 
-def _civitai(*, version: str, file: str | None = None, model: str | None = None) -> Source:
+def _civitai(
+    *,
+    version: str,
+    file: str | None = None,
+    model: str | None = None,
+    wanted: tuple[tuple[str, str], ...] = (),
+) -> Source:
     return Source(
+        wanted=wanted,
         provider="civitai",
         version_id=int(version),
         file_id=int(file) if file else None,
@@ -108,10 +123,21 @@ def _parse_hf(text: str) -> Source:
         raise SourceFormError(f"the file is missing; {expected}")
     owner, name, path = parts
     name, _, revision = name.partition("@")
+    if revision == "refs" and path.count("/") >= 2:  # as huggingface_hub: refs/pr/N, refs/convert/X
+        kind, number, path = path.split("/", 2)
+        revision = f"refs/{kind}/{number}"
     if not _HF_REPO.match(f"{owner}/{name}"):
         raise SourceFormError(f"{owner}/{name} is no Hugging Face repository; {expected}")
+    return _hf(f"{owner}/{name}", unquote(revision), path)
+
+
+def _hf(repository: str, revision: str, path: str) -> Source:
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        raise SourceFormError(f"{path} is no file of a repository")
+    if _COMMIT.fullmatch(revision):
+        revision = revision.lower()
     return Source(
-        provider="huggingface", repository=f"{owner}/{name}", revision=revision or None, path=path
+        provider="huggingface", repository=repository, revision=revision or None, path=path
     )
 
 
@@ -127,7 +153,7 @@ def _parse_url(text: str) -> Source:
         raise SourceFormError(
             "a URL with a user or password in it would leak; put the token into the environment"
         )
-    if "token" in parse_qs(url.query, keep_blank_values=True):
+    if _SECRETS & {name.lower() for name in parse_qs(url.query, keep_blank_values=True)}:
         raise SourceFormError(
             "the URL holds a token; take ?token=… out and set CIVITAI_TOKEN instead"
         )
@@ -141,13 +167,19 @@ def _parse_url(text: str) -> Source:
 
 
 def _parse_civitai_url(path: str, query: dict[str, list[str]]) -> Source:
-    match = re.match(r"^/api/download/models/(\d+)/?$", path)
+    match = re.match(r"^/api/download/models/(\d{1,18})/?$", path)
     if match:
         file = query.get("fileId", [""])[0]
-        return _civitai(version=match[1], file=file if file.isdecimal() else None)
-    match = re.match(r"^/models/(\d+)(?:/.*)?$", path)
+        if _NUMBER.fullmatch(file):
+            return _civitai(version=match[1], file=file)
+        wanted = tuple((name, query[name][0]) for name in _WANTED if name in query)
+        return _civitai(version=match[1], wanted=wanted)
+    match = re.match(r"^/(?:api/v1/)?model-versions/(\d{1,18})/?$", path)
+    if match:
+        return _civitai(version=match[1])
+    match = re.match(r"^/models/(\d{1,18})(?:/.*)?$", path)
     version = query.get("modelVersionId", [""])[0]
-    if match and version.isdecimal():
+    if match and _NUMBER.fullmatch(version):
         return _civitai(version=version, model=match[1])
     if match:
         raise SourceFormError(
@@ -158,9 +190,10 @@ def _parse_civitai_url(path: str, query: dict[str, list[str]]) -> Source:
 
 
 def _parse_hf_url(path: str) -> Source:
-    match = re.match(r"^/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/(.+)$", unquote(path))
+    match = re.match(r"^/([^/]+/[^/]+)/(?:resolve|blob|raw)/(refs/[^/]+/[^/]+|[^/]+)/(.+)$", path)
     if not match:
         raise SourceFormError(
             "this Hugging Face address names no file; expected hf://owner/repo@revision/path/to/file"
         )
-    return Source(provider="huggingface", repository=match[1], revision=match[2], path=match[3])
+    # Taken apart before it is decoded: a revision's own slashes are %2F in an address.
+    return _hf(match[1], unquote(match[2]), unquote(match[3]))

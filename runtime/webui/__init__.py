@@ -1,1 +1,1 @@
-"""The webui as the runtime sees it: its process and its API."""
+"""The webui's process and its HTTP API. Standard library only: the warm-up runs it in the base image."""

@@ -1,0 +1,48 @@
+"""`bake fetch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bake.cli.options import json_option, manifest_argument, quiet_option
+from bake.console import Console, format_bytes
+from bake.lock import load_lock
+from bake.manifest import load_manifest
+from bake.settings import Settings
+from bake.weights.check import check_stored
+from bake.weights.fetch import describe_size, fetch_pin
+from bake.weights.store import Store
+
+
+@click.command()
+@manifest_argument
+@quiet_option
+@json_option
+def command(manifest: Path, *, quiet: bool, as_json: bool) -> None:
+    """Fetch the weights of MANIFEST into the store, and check them against lock and manifest."""
+    console = Console(as_json=as_json, quiet=quiet)
+    loaded = load_manifest(manifest)
+    lock = load_lock(loaded)
+    settings = Settings.from_environment()
+    store = Store(settings.store)
+    with store.lease(pin.sha256 for pin in lock.pins):
+        for pin in lock.pins:
+            if store.has(pin.sha256):
+                console.skip(f"fetch {pin.key}", "it is in the store already")
+                path = store.path_of(pin.sha256)
+            else:
+                with console.step(f"fetch {pin.key}", describe_size(pin.size_bytes)):
+                    path = fetch_pin(
+                        pin,
+                        store=store,
+                        settings=settings,
+                        console=console,
+                        folder=loaded.path.parent,
+                    )
+            for warning in check_stored(path, loaded, pin):
+                console.warn(warning)
+            size = store.size_of(pin.sha256)
+            console.event("weights", key=pin.key, path=str(path), bytes=size)
+            console.say(f"  {path} ({format_bytes(size)})")

@@ -1,0 +1,79 @@
+"""`bake outdated`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bake.cli.options import json_option, manifest_argument
+from bake.console import Console
+from bake.errors import SourceError
+from bake.lock import load_lock
+from bake.manifest import load_manifest
+from bake.settings import Settings
+from bake.weights.context import Context
+from bake.weights.store import Store
+from bake.weights.update import Standing, find_standing
+
+
+@click.command()
+@manifest_argument
+@json_option
+def command(manifest: Path, *, as_json: bool) -> None:
+    """List versions that were published after what MANIFEST pins, with names and dates."""
+    console = Console(as_json=as_json)
+    loaded = load_manifest(manifest)
+    settings = Settings.from_environment()
+    context = Context(
+        settings=settings,
+        store=Store(settings.store),
+        console=console,
+        folder=loaded.path.parent,
+    )
+    failed = []
+    for pin in load_lock(loaded).pins:
+        try:
+            standing = find_standing(context, loaded, pin)
+        except SourceError as error:  # the others are still worth knowing
+            console.warn(str(error))
+            failed.append(pin.key)
+            continue
+        if as_json:
+            console.event("standing", **_fields(standing))
+        else:
+            click.echo("\n".join(_lines(standing, manifest)))
+    if failed:
+        raise SourceError(f"not compared: {', '.join(failed)}", where=str(manifest))
+
+
+def _fields(standing: Standing) -> dict[str, object]:
+    newer = standing.newer
+    return {
+        "key": standing.pin.key,
+        "pinned": standing.pin.title or standing.pin.file_name,
+        "published": standing.pin.published_at,
+        "newer": None
+        if newer is None
+        else [
+            {"source": each.source, "title": each.title, "published": each.published_at}
+            for each in newer
+        ],
+    }
+
+
+def _lines(standing: Standing, manifest: Path) -> list[str]:
+    pin = standing.pin
+    since = f" of {pin.published_at[:10]}" if pin.published_at else ""
+    head = f"{pin.key}: {pin.title or pin.file_name}{since}"
+    if standing.newer is None:
+        return [f"{head}: the source has no versions to compare"]
+    if not standing.newer:
+        return [f"{head}: up to date"]
+    lines = [f"{head}: {len(standing.newer)} newer, bake update {manifest} {pin.key}"]
+    lines += [
+        f"  {(each.published_at or 'no date')[:10]}  {each.title}"
+        f"{f' ({each.base_model})' if each.base_model else ''}  {each.source}"
+        for each in standing.newer
+    ]
+    return lines

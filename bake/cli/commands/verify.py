@@ -1,0 +1,181 @@
+"""`bake verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bake.cli.options import build_dir_option, json_option, quiet_option
+from bake.cli.subject import BakedImage, find_baked
+from bake.console import Console
+from bake.errors import BuildError, MachineError, VerifyError
+from bake.image.base_source import (
+    image_of,
+    read_base_from_engine,
+    read_base_from_layout,
+    read_base_from_registry,
+)
+from bake.image.engine import Engine
+from bake.image.kept import Kept
+from bake.image.layout import LAYOUT_SCHEME, parse_layout
+from bake.image.reference import parse_reference
+from bake.image.registry import RegistryClient
+from bake.image.verdict import Check, Verdict
+from bake.image.verify import verify_image
+from bake.image.verify_worker import read_worker, verify_worker
+from bake.lock import Lock, read_lock
+from bake.settings import Settings
+
+_JOB = {
+    "prompt": "portrait photo of an old fisherman, natural light",
+    "width": 512,
+    "height": 512,
+    "steps": 4,
+    "seed": 1,
+}
+
+
+@click.command()
+@click.argument("what", metavar="IMAGE|MANIFEST|FOLDER")
+@click.option("--registry", is_flag=True, help="Read IMAGE from its registry, not from the engine.")
+@click.option(
+    "--lock", "lock_file", type=click.Path(path_type=Path), help="Compare with this lock."
+)
+@click.option("--no-start", is_flag=True, help="Do not start the worker.")
+@click.option(
+    "--no-cache",
+    "cached",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Look through every layer again, whatever was found in the same bytes before.",
+)
+@build_dir_option
+@quiet_option
+@json_option
+def command(
+    what: str, *, registry: bool, lock_file: Path | None, no_start: bool, cached: bool, build_dir: Path, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Check that an image holds what its lock says, keeps no secret, and serves a picture.
+
+    IMAGE is looked for in the engine, then in its registry; oci:FOLDER[:TAG] is an OCI layout.
+    Every byte above the base is read and hashed; what is known of the same bytes from an earlier time
+    is not looked for again. A layer of the base is looked through for secrets once. The worker is
+    started, with no network, where the engine has the image.
+    """
+    console = Console(as_json=as_json, quiet=quiet)
+    lock = read_lock(lock_file) if lock_file else None
+    kept = Kept(Settings.from_environment().kept, reads=cached)
+    baked = find_baked(what, build_dir=build_dir)
+    try:
+        if baked:
+            verdict = _verify_baked(what, baked, console, lock, kept, starts=not no_start)
+        elif what.startswith(LAYOUT_SCHEME):
+            verdict = _verify_in_layout(what, console, lock, kept)
+        elif registry:
+            verdict = _verify_in_registry(what, console, lock, kept)
+        else:
+            verdict = _verify_anywhere(what, console, lock, kept, starts=not no_start)
+    except BuildError as error:
+        verdict = _unreadable(what, error)
+    if as_json:
+        console.event("verdict", **verdict.as_json())
+    else:
+        click.echo("\n".join(_lines(verdict)))
+    failed = [check.name for check in verdict.checks if check.severity == "error"]
+    if failed:
+        raise VerifyError(f"{len(failed)} check(s) failed: {', '.join(failed)}", where=what)
+
+
+def _verify_baked(
+    what: str, baked: BakedImage, console: Console, lock: Lock | None, kept: Kept, *, starts: bool
+) -> Verdict:
+    image = baked.image
+    verdict = verify_image(
+        image, name=baked.reference or what, console=console, lock=lock, kept=kept
+    )
+    if not starts or not verdict.is_good:
+        return verdict
+    try:
+        with Engine(console) as engine:
+            for identity in (image.digest, image.config_digest):
+                if engine.image_id(identity) == identity:
+                    return verdict.with_check(_start(engine, identity))
+    except MachineError as error:
+        console.say(error.what)
+    return verdict.with_check(_not_started("bake image it again, or pull it"))
+
+
+def _start(engine: Engine, image: str) -> Check:
+    worker = read_worker(engine, image)
+    return verify_worker(engine, image, worker=worker, job=_JOB, run=f"verify {image}").check
+
+
+def _not_started(remedy: str) -> Check:
+    return Check(
+        name="worker",
+        severity="warning",
+        message="the worker was not started: the image is in no engine here",
+        remedy=remedy,
+    )
+
+
+def _verify_anywhere(
+    what: str, console: Console, lock: Lock | None, kept: Kept, *, starts: bool
+) -> Verdict:
+    try:
+        with Engine(console) as engine:
+            if engine.image_id(what):
+                return _verify_in_engine(what, engine, console, lock, kept, starts=starts)
+    except MachineError as error:
+        console.say(f"{error.what}; looking in the registry")
+    return _verify_in_registry(what, console, lock, kept)
+
+
+def _verify_in_engine(
+    what: str, engine: Engine, console: Console, lock: Lock | None, kept: Kept, *, starts: bool
+) -> Verdict:
+    base = read_base_from_engine(engine, what, kept=kept)
+    image = image_of(base)
+    verdict = verify_image(
+        image, name=what, console=console, lock=lock, digest=base.identity, kept=kept
+    )
+    if not starts or not verdict.is_good:
+        return verdict
+    return verdict.with_check(_start(engine, what))
+
+
+def _verify_in_registry(what: str, console: Console, lock: Lock | None, kept: Kept) -> Verdict:
+    reference = parse_reference(what)
+    with RegistryClient(reference.host) as client:
+        base = read_base_from_registry(client, reference)
+        verdict = verify_image(
+            image_of(base), name=str(reference), console=console, lock=lock, kept=kept
+        )
+    return verdict.with_check(_not_started(f"docker pull {what} && bake verify {what}"))
+
+
+def _verify_in_layout(what: str, console: Console, lock: Lock | None, kept: Kept) -> Verdict:
+    folder, tag = parse_layout(what)
+    base = read_base_from_layout(folder, tag=tag)
+    verdict = verify_image(image_of(base), name=what, console=console, lock=lock, kept=kept)
+    return verdict.with_check(_not_started(f"skopeo copy {what} docker-daemon:NAME:TAG"))
+
+
+def _unreadable(what: str, error: BuildError) -> Verdict:
+    """Of what cannot be read as an image at all: there is a verdict on that too."""
+    message = f"{error.where}: {error.what}" if error.where else error.what
+    check = Check(name="image", severity="error", message=message, remedy=error.hint or "")
+    return Verdict(image=what, digest="", checks=(check,))
+
+
+def _lines(verdict: Verdict) -> list[str]:
+    lines: list[Any] = []
+    for check in verdict.checks:
+        lines.append(f"{check.severity:<8}{check.name}: {check.message}")
+        if check.remedy:
+            lines.append(f"        → {check.remedy}")
+    known = f": {verdict.digest}" if verdict.digest else ""
+    return [*lines, f"{verdict.image} is {'good' if verdict.is_good else 'bad'}{known}"]

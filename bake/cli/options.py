@@ -1,0 +1,141 @@
+"""Options that several commands share, and what they make of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bake.console import Console
+from bake.errors import ManifestError
+
+if TYPE_CHECKING:
+    from bake.run import Context
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+manifest_argument = click.argument("manifest", type=click.Path(path_type=Path))
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON event a line on stdout."
+)
+document_option = click.option(
+    "--json", "as_json", is_flag=True, help="The answer as one JSON document."
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Say warnings and errors only.")
+build_dir_option = click.option(
+    "--build-dir",
+    type=click.Path(path_type=Path),
+    default=Path("build"),
+    show_default=True,
+    help="Where a bake keeps its state, logs and report: a folder for each manifest's name.",
+)
+
+
+no_load_option = click.option(
+    "--no-load",
+    "load",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Keep the image out of the local engine: the weights stream from the store to the registry, "
+    "and no worker is tried after the warm-up.",
+)
+no_store_option = click.option(
+    "--no-store",
+    "store",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="With --push: weights that the store lacks stream from their source to the registry and never "
+    "touch this disk. Without them there is no warm-up: an earlier one's harvest is used where it fits, "
+    "else the worker starts slower. Implies --no-load.",
+)
+
+
+def bake_options(function: _Function) -> _Function:
+    """What every command that bakes takes, and `bake plan`."""
+    for option in (
+        click.option(
+            "--build-arg",
+            "build_args",
+            multiple=True,
+            metavar="NAME=VALUE",
+            envvar="BAKE_BUILD_ARGS",
+            help="A build argument of the base's Dockerfile and of Dockerfile.final; also, "
+            "space-separated, in BAKE_BUILD_ARGS.",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cuda", "cpu"]),
+            default="auto",
+            show_default=True,
+            envvar="BAKE_DEVICE",
+            help="What the warm-up draws on.",
+        ),
+        build_dir_option,
+        manifest_argument,
+    ):
+        function = option(function)
+    return function
+
+
+def parse_build_args(texts: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=VALUE` texts as a mapping.
+
+    Raises:
+        ManifestError: one is not of that form.
+    """
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ManifestError(f"{text!r} is not NAME=VALUE", where="--build-arg")
+        pairs[name] = value
+    return pairs
+
+
+def make_context(
+    manifest: Path,
+    *,
+    build_args: tuple[str, ...],
+    device: str,
+    build_dir: Path,
+    console: Console,
+    push: bool = False,
+    load: bool = True,
+    store: bool = True,
+) -> Context:
+    """Reads the manifest and the environment into what a bake needs.
+
+    Raises:
+        ManifestError: any of it is wrong.
+    """
+    if not store and not push:
+        raise ManifestError(
+            "weights that are not to be stored here have to go to a registry",
+            where="--no-store",
+            hint="add --push",
+        )
+    from bake.manifest import load_manifest  # noqa: PLC0415  # loaded when a command runs
+    from bake.plan import Options  # noqa: PLC0415
+    from bake.run import Context  # noqa: PLC0415
+    from bake.settings import Settings  # noqa: PLC0415
+    from bake.state import BuildFolder  # noqa: PLC0415
+
+    loaded = load_manifest(manifest)
+    chosen = {**loaded.base.args, **parse_build_args(build_args)}
+    return Context(
+        manifest=loaded,
+        options=Options(
+            device=device,  # type: ignore[arg-type]
+            build_args=chosen,
+            push=push,
+            load=load and store,  # an engine is given layers from this disk
+            store=store,
+        ),
+        settings=Settings.from_environment(),
+        console=console,
+        folder=BuildFolder(build_dir / loaded.name),
+    )

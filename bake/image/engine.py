@@ -1,0 +1,277 @@
+"""The one gateway to a Docker Engine: the SDK for images and containers, buildx for Dockerfiles.
+
+The SDK's `build()` knows neither BuildKit nor secrets, and the CLI cannot tell a container's fault
+from its own, so each is used for what it is good at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+
+from bake.console import Console
+from bake.errors import BuildError, MachineError
+from bake.process import CommandError, run_command
+
+MINIMUM_MAJOR = 23
+"""Older engines lack BuildKit's named contexts and `COPY --link`."""
+RUN_LABEL = "bakery.run"
+"""Marks every container with the build folder that it belongs to, so that a killed bake's are found."""
+_API_TIMEOUT_S = 120
+_INSTALL_HINT = (
+    "install Docker Engine 23 or newer with buildx and start it, or set DOCKER_HOST; "
+    "on a bare Debian machine `make engine-start` sets up a private one"
+)
+
+
+class Engine:
+    """A reachable engine; use it as a context manager.
+
+    Raises:
+        MachineError: on entry, where no engine answers, or it is too old.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._client: docker.DockerClient | None = None
+        self.environment = dict(os.environ)
+        """The environment in which the docker CLI reaches the same engine."""
+
+    def __enter__(self) -> Engine:
+        self._client = _connect(self.environment)
+        try:
+            version = self._client.version()["Version"]
+            major = int(version.split(".")[0])
+        except (DockerException, requests.RequestException, KeyError, ValueError) as error:
+            self._client.close()
+            raise MachineError(
+                f"the Docker Engine does not answer as it should: {_reason(error)}",
+                hint=_INSTALL_HINT,
+            ) from None
+        if major < MINIMUM_MAJOR:
+            self._client.close()
+            raise MachineError(
+                f"the Docker Engine is version {version}, {MINIMUM_MAJOR} is needed",
+                hint=_INSTALL_HINT,
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    @property
+    def client(self) -> docker.DockerClient:
+        """The SDK's client."""
+        if self._client is None:
+            raise RuntimeError("the engine is used outside its `with` block")
+        return self._client
+
+    def image_id(self, reference: str) -> str | None:
+        """The id of a local image, or None where the engine has none of that name or id."""
+        try:
+            found = self.client.images.get(reference).id
+        except ImageNotFound:
+            return None
+        except APIError as error:
+            if error.status_code == 400:  # the text is no reference: it names nothing
+                return None
+            raise
+        return str(found) if found else None
+
+    def labels(self, reference: str) -> dict[str, str]:
+        """The labels of a local image."""
+        return dict(self.client.images.get(reference).labels)
+
+    def pull(self, reference: str) -> str:
+        """Pulls an image where the engine does not have it. Returns its id.
+
+        Raises:
+            BuildError: the image cannot be had.
+        """
+        found = self.image_id(reference)
+        if found:
+            return found
+        self._console.say(f"pulling {reference}")
+        try:
+            pulled = self.client.images.pull(reference, platform="linux/amd64")
+        except (APIError, DockerException) as error:
+            raise BuildError(
+                f"cannot be pulled: {_reason(error)}",
+                where=reference,
+                hint="check the name, and `docker login` for a private registry",
+            ) from None
+        return str(pulled.id)
+
+    def buildx(self, arguments: Sequence[str], *, log: Path, what: str) -> None:
+        """Runs `docker buildx build` with the machine's CA bundle and pip settings as secrets.
+
+        Args:
+            arguments: What follows `docker buildx build`; the context comes last.
+            log: The file that the build's output is appended to.
+            what: What is built, for the message.
+
+        Raises:
+            BuildError: the build failed; with the end of its output.
+            MachineError: buildx is not installed.
+        """
+        command = [
+            "docker", "buildx", "build", "--progress", "plain", "--network", "host",
+            *build_secrets(self.environment), *arguments,
+        ]  # fmt: skip
+        buildx_version(self.environment)
+        try:
+            run_command(command, log=log, console=self._console, environment=self.environment)
+        except CommandError as error:
+            raise BuildError(
+                f"{what} failed to build:\n    " + "\n    ".join(error.last_lines),
+                hint=f"the whole output is in {log}",
+            ) from None
+
+    @contextmanager
+    def container(self, image: str, *, run: str, **options: Any) -> Iterator[Container]:
+        """Creates a container, and removes it on every way out.
+
+        Args:
+            image: The image's id or name.
+            run: The build folder that the container belongs to.
+            options: As `docker.client.containers.create` takes them.
+        """
+        labels = {RUN_LABEL: run, **options.pop("labels", {})}
+        with ExitStack() as stack:
+            with _signals_later():
+                created = self.client.containers.create(image, labels=labels, **options)
+                stack.callback(_remove, created)
+            yield created
+
+    def remove_leftovers(self, run: str) -> int:
+        """Removes the containers of an earlier, killed bake of the same build folder."""
+        left = self.client.containers.list(all=True, filters={"label": f"{RUN_LABEL}={run}"})
+        for container in left:
+            _remove(container)
+        return len(left)
+
+
+def buildx_version(environment: Mapping[str, str]) -> str:
+    """What `docker buildx version` says.
+
+    Raises:
+        MachineError: docker's command line or its buildx is not installed.
+    """
+    hint = "install the package docker-buildx-plugin (Docker's) or docker-buildx (Debian's)"
+    if shutil.which("docker", path=environment.get("PATH")) is None:
+        raise MachineError("the docker command is not installed", hint=hint)
+    shown = subprocess.run(
+        ["docker", "buildx", "version"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(environment),
+    )
+    # Without the plugin, some versions of docker answer with their usage and 0.
+    if shown.returncode != 0 or "buildx" not in shown.stdout:
+        raise MachineError("docker buildx is not installed", hint=hint)
+    return shown.stdout.strip()
+
+
+def build_secrets(environment: Mapping[str, str]) -> list[str]:
+    """Buildx arguments that lend a build the machine's CA bundle and pip settings, if it has any.
+
+    They are mounted for single RUN steps and reach neither a layer nor the history.
+    """
+    arguments = []
+    for identifier, names in (
+        ("ca_bundle", ("BAKE_CA_BUNDLE", "SSL_CERT_FILE")),
+        ("pip_conf", ("PIP_CONFIG_FILE",)),
+    ):
+        path = next((environment[name] for name in names if environment.get(name)), "")
+        if path and path != os.devnull and Path(path).is_file():
+            arguments += ["--secret", f"id={identifier},src={path}"]
+    return arguments
+
+
+def _connect(environment: Mapping[str, str]) -> docker.DockerClient:
+    try:
+        return docker.from_env(timeout=_API_TIMEOUT_S, environment=dict(environment))
+    except DockerException as error:
+        reason = _reason(error)
+    host = _context_host(environment)
+    if host:
+        try:
+            return docker.DockerClient(base_url=host, timeout=_API_TIMEOUT_S, version="auto")
+        except DockerException as error:
+            reason = _reason(error)
+    where = environment.get("DOCKER_HOST") or host or "the default socket"
+    raise MachineError(f"no Docker Engine answers at {where}: {reason}", hint=_INSTALL_HINT)
+
+
+def _context_host(environment: Mapping[str, str]) -> str | None:
+    """The address of the docker CLI's current context, which the SDK does not read."""
+    if environment.get("DOCKER_HOST") or not shutil.which("docker"):
+        return None
+    shown = subprocess.run(
+        ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+        env=dict(environment),
+    )
+    return shown.stdout.strip() or None
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Holds Ctrl-C and SIGTERM back; else they could come between what an engine did and its answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for held, handler in handlers.items():
+            signal.signal(held, handler or signal.SIG_DFL)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def _remove(container: Container) -> None:
+    try:
+        container.remove(force=True, v=True)
+    except NotFound:
+        pass
+    except APIError as error:
+        # 409: a removal is under way already
+        if error.status_code != 409:
+            raise
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, APIError) and error.explanation:
+        return str(error.explanation)
+    text = str(error)
+    return text.splitlines()[0][:200] if text else type(error).__name__

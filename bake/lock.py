@@ -1,0 +1,253 @@
+"""The lock: what a manifest was pinned to. Sorted, stable, meant to be read in a pull request.
+
+`size_bytes` may be null where a source publishes a SHA256 without an exact size: the next `bake lock`
+with network fills it in, and a fetch takes the size from the file that the digest has proven.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from bake.errors import ManifestError
+from bake.manifest import Manifest
+from bake.state import write_atomically
+from runtime.worker import Role
+
+LOCK_FORMAT = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """What the source says of its licence; None where it says nothing."""
+
+    name: str | None = None
+    """As Hugging Face names it, such as `cc-by-nc-nd-4.0`."""
+    commercial_use: tuple[str, ...] | None = None
+    """CivitAI's `allowCommercialUse`: a subset of Image, RentCivit, Rent, Sell, None."""
+    no_credit: bool | None = None
+    derivatives: bool | None = None
+    different_licence: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """One source, pinned to one exact file."""
+
+    key: str
+    """The manifest's key: `checkpoint`, `checkpoints.name`, `vae`, `loras.name`."""
+    role: Role
+    name: str
+    """The name that a request uses; also the file's stem in the image."""
+    source: str
+    """The manifest's own text."""
+    file_name: str
+    """As the source names it; its suffix is the suffix in the image."""
+    size_bytes: int | None
+    sha256: str
+    """Lower-case hex."""
+    url: str
+    """Where the bytes come from, without query, token or credentials."""
+    title: str | None = None
+    """Model and version as their page shows them."""
+    model_id: int | None = None
+    version_id: int | None = None
+    file_id: int | None = None
+    revision: str | None = None
+    """Hugging Face: the commit, 40 hex digits."""
+    base_model: str | None = None
+    published_at: str | None = None
+    trigger_words: tuple[str, ...] = ()
+    licence: Licence = field(default_factory=Licence)
+    resolved_on: str | None = None
+    """The day (UTC) on which the source gave this answer."""
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the file in the image, in lower case."""
+        return Path(self.file_name).suffix.lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """All pins of one manifest, in the order of `Manifest.sources()`."""
+
+    manifest_name: str
+    family: str
+    pins: tuple[Pin, ...]
+
+    def to_json(self) -> str:
+        """Sorted JSON with a closing newline; what is not known is left out."""
+        data = {
+            "format": LOCK_FORMAT,
+            "manifest": self.manifest_name,
+            "family": self.family,
+            "pins": [_pin_data(pin) for pin in self.pins],
+        }
+        return json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Lock:
+        """The inverse of `to_json`. Raises ValueError that says what does not fit."""
+        try:
+            data = json.loads(text)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        if not isinstance(data, dict) or data.get("format") != LOCK_FORMAT:
+            raise ValueError(f"its format is not {LOCK_FORMAT}, which this bake writes")
+        pins = data.get("pins")
+        if not isinstance(pins, list) or not all(isinstance(pin, dict) for pin in pins):
+            raise ValueError("`pins` is not a list of mappings")
+        return cls(
+            manifest_name=str(data.get("manifest")),
+            family=str(data.get("family")),
+            pins=tuple(_parse_pin(pin) for pin in pins),
+        )
+
+    def pin(self, key: str) -> Pin:
+        """The pin of a manifest key. Raises KeyError."""
+        for pin in self.pins:
+            if pin.key == key:
+                return pin
+        raise KeyError(key)
+
+
+def lock_path(manifest_path: Path) -> Path:
+    """`manifests/x.yaml` → `manifests/x.lock.json`."""
+    return manifest_path.with_suffix(".lock.json")
+
+
+def read_lock(path: Path) -> Lock | None:
+    """The lock at `path`, or None if there is none. Raises ManifestError if it cannot be understood."""
+    try:
+        return Lock.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ManifestError(
+            f"the lock cannot be read: {error}", where=str(path), hint="delete it and run bake lock"
+        ) from None
+
+
+def load_lock(manifest: Manifest) -> Lock:
+    """The manifest's lock.
+
+    Raises:
+        ManifestError: there is none, or it no longer fits; every key that differs is named.
+    """
+    path = lock_path(manifest.path)
+    lock = read_lock(path)
+    hint = f"bake lock {manifest.path}"
+    if lock is None:
+        raise ManifestError("the manifest is not locked yet", where=str(manifest.path), hint=hint)
+    differences = find_differences(manifest, lock)
+    if differences:
+        raise ManifestError(
+            "the lock no longer fits the manifest: " + "; ".join(differences),
+            where=str(path),
+            hint=hint,
+        )
+    return lock
+
+
+def find_differences(manifest: Manifest, lock: Lock) -> list[str]:
+    """What the lock says otherwise than the manifest, one text for each key; empty if it fits."""
+    differences = []
+    if lock.manifest_name != manifest.name:
+        differences.append(f"name is {manifest.name}, the lock has {lock.manifest_name}")
+    if lock.family != manifest.family:
+        differences.append(f"family is {manifest.family}, the lock has {lock.family}")
+    pinned = {pin.key: pin for pin in lock.pins}
+    entries = manifest.sources()
+    for entry in entries:
+        pin = pinned.pop(entry.key, None)
+        if pin is None:
+            differences.append(f"{entry.key} is not in the lock")
+        elif pin.source != entry.source:
+            differences.append(f"{entry.key} is {entry.source}, the lock has {pin.source}")
+    differences += [f"{key} is in the lock only" for key in pinned]
+    if not differences and [pin.key for pin in lock.pins] != [entry.key for entry in entries]:
+        differences.append("the keys stand in another order")
+    return differences
+
+
+def write_lock(path: Path, lock: Lock) -> bool:
+    """Writes the lock by way of a temporary file; False if it stood there already, byte for byte."""
+    text = lock.to_json()
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_atomically(path, text)
+    return True
+
+
+def _pin_data(pin: Pin) -> dict[str, Any]:
+    data = dataclasses.asdict(pin)
+    data["licence"] = {name: value for name, value in data["licence"].items() if value is not None}
+    required = {name for name in data if name in _REQUIRED}
+    return {name: value for name, value in data.items() if name in required or value}
+
+
+_REQUIRED = {
+    each.name
+    for each in dataclasses.fields(Pin)
+    if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+}
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+_FORMS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "str": (lambda value: isinstance(value, str), "a text"),
+    "Role": (lambda value: value in _ROLES, "one of " + ", ".join(_ROLES)),
+    "str | None": (lambda value: value is None or isinstance(value, str), "a text"),
+    "int | None": (lambda value: value is None or type(value) is int, "a whole number"),
+    "bool | None": (lambda value: value is None or isinstance(value, bool), "true or false"),
+    "tuple[str, ...]": (_is_texts, "a list of texts"),
+    "tuple[str, ...] | None": (lambda value: value is None or _is_texts(value), "a list of texts"),
+    "Licence": (lambda value: isinstance(value, dict), "a mapping"),
+}
+"""For each type of a field: whether a value of JSON has it, and what to call it."""
+
+
+def _refuse_fields(kind: type[Pin | Licence], data: Mapping[str, Any], what: str) -> None:
+    """Raises ValueError for a field that `kind` does not have, or of another type."""
+    known = {each.name: _FORMS[str(each.type)] for each in dataclasses.fields(kind)}
+    unknown = sorted(set(data) - set(known))
+    if unknown:
+        raise ValueError(f"{what} has {', '.join(unknown)}, which this bake does not know")
+    for name, value in data.items():
+        fits, expected = known[name]
+        if not fits(value):
+            raise ValueError(f"{what} has a {name} that is not {expected}")
+
+
+def _parse_pin(data: Mapping[str, Any]) -> Pin:
+    what = f"the pin {data.get('key', '?')}"
+    missing = sorted(_REQUIRED - set(data))
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(missing)}")
+    _refuse_fields(Pin, data, what)
+    if not _SHA256.fullmatch(data["sha256"]):
+        raise ValueError(f"{what} has no SHA256 of 64 lower-case hex digits")
+    if not _NAME.fullmatch(data["name"]):
+        raise ValueError(f"{what} has a name that is no plain file name")
+    if data["size_bytes"] is not None and data["size_bytes"] < 1:
+        raise ValueError(f"{what} has a size_bytes that is no number of bytes")
+    values = dict(data)
+    licence = dict(values.get("licence", {}))
+    _refuse_fields(Licence, licence, f"{what}'s licence")
+    if licence.get("commercial_use") is not None:
+        licence["commercial_use"] = tuple(licence["commercial_use"])
+    values["licence"] = Licence(**licence)
+    values["trigger_words"] = tuple(values.get("trigger_words", ()))
+    return Pin(**values)

@@ -1,0 +1,138 @@
+"""A bake's own folder, `build/<name>/`: what each step was made from, and what it made.
+
+A step is recorded after its result is in place, so that a bake that was killed anywhere finds either
+the whole step or nothing. Everything unfinished lies in `tmp/`, which each bake empties first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bake.console import Console
+from bake.errors import MachineError
+
+Document = Mapping[str, str]
+"""Everything that a step's result depends on: a name and a short text for each."""
+
+
+def key_of(document: Document) -> str:
+    """The SHA-256 of a key document."""
+    return hashlib.sha256(json.dumps(dict(document), sort_keys=True).encode()).hexdigest()
+
+
+def hash_tree(*roots: Path, skip: frozenset[str] = frozenset({"__pycache__"})) -> str:
+    """The SHA-256 of files and folders: names, executable bits and contents, not times."""
+    digest = hashlib.sha256()
+    for root in roots:
+        paths = [root] if root.is_file() else sorted(root.rglob("*"))
+        for path in paths:
+            relative = path.relative_to(root.parent)
+            if path.is_dir() or skip.intersection(relative.parts):
+                continue
+            executable = "x" if os.access(path, os.X_OK) else "-"
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{relative.as_posix()} {executable} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file by way of a temporary name in the same folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished step."""
+
+    document: dict[str, str]
+    result: dict[str, Any]
+
+
+class BuildFolder:
+    """`build/<name>/`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    @property
+    def identity(self) -> str:
+        """Marks this folder's containers in the engine."""
+        return str(self.root)
+
+    def log(self, step: str) -> Path:
+        """The file that a step's commands print into."""
+        return self.root / "logs" / f"{step}.log"
+
+    def record(self, step: str) -> Record | None:
+        """What is known of a finished step; None where there is nothing, or nothing readable."""
+        try:
+            data = json.loads((self.root / "state" / f"{step}.json").read_text(encoding="utf-8"))
+            return Record(document=data["document"], result=data["result"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write_record(self, step: str, document: Document, result: Mapping[str, Any]) -> None:
+        """Says that a step is finished; its result must be in place."""
+        text = json.dumps(
+            {"document": dict(document), "result": dict(result)}, sort_keys=True, indent=1
+        )
+        write_atomically(self.root / "state" / f"{step}.json", text + "\n")
+
+    def forget(self, step: str) -> None:
+        """Takes a record back, before its result is replaced."""
+        (self.root / "state" / f"{step}.json").unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, console: Console) -> Iterator[None]:
+        """Keeps other bakes of the same image waiting, and clears what a killed one left.
+
+        Raises:
+            MachineError: the folder cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                console.say(f"another bake works in {self.root}; waiting for it")
+                lock.acquire()
+        except OSError as error:
+            raise MachineError(
+                f"cannot be written: {error.strerror}", where=str(self.root)
+            ) from None
+        try:
+            shutil.rmtree(self.root / "tmp", ignore_errors=True)
+            yield
+        finally:
+            shutil.rmtree(self.root / "tmp", ignore_errors=True)
+            lock.release()
+
+    @contextmanager
+    def temporary_folder(self, step: str) -> Iterator[Path]:
+        """A folder for a step's unfinished files, on the disk of its finished ones."""
+        parent = self.root / "tmp"
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{step}-", dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,148 @@
+"""Moving pins: what was published since, the manifest edit that takes it, and what changes by it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from bake.errors import ManifestError
+from bake.lock import Lock, Pin
+from bake.manifest import Manifest, SourceEntry, parse_manifest
+from bake.weights.civitai_records import families_of
+from bake.weights.context import Context, Newer, bake_errors
+from bake.weights.providers import parse_pinned, provider_for
+
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One pin and what was published after it."""
+
+    pin: Pin
+    newer: tuple[Newer, ...] | None
+    """The newest first; None where the source cannot be asked for versions."""
+
+
+def find_standing(context: Context, manifest: Manifest, pin: Pin) -> Standing:
+    """Asks a pin's source for what came after it, limited to what the manifest's family can use.
+
+    Raises:
+        SourceError: it does not answer.
+    """
+    source = parse_pinned(pin.source, where=pin.key)
+    provider = provider_for(source)
+    with bake_errors(pin.key):
+        newer = provider.newer(context, source, pin) if provider else None
+    if newer is None:
+        return Standing(pin=pin, newer=None)
+    fitting = tuple(each for each in newer if _fits(each, manifest.family))
+    return Standing(pin=pin, newer=fitting)
+
+
+def _fits(newer: Newer, family: str) -> bool:
+    families = families_of(newer.base_model)
+    return families is None or family in families
+
+
+def find_keys(manifest: Manifest, name: str | None) -> list[str]:
+    """The manifest keys that NAME means: a key (`loras.x`), a bare name (`x`), or all of them.
+
+    Raises:
+        ManifestError: there is none, or there are two.
+    """
+    keys = [entry.key for entry in manifest.sources()]
+    if name is None:
+        return keys
+    found = [key for key in keys if name in (key, key.rsplit(".", 1)[-1])]
+    exact = [key for key in found if key == name]
+    if len(exact or found) != 1:
+        what = "names two keys" if found else "names no source of the manifest"
+        raise ManifestError(
+            f"{name} {what}", where=str(manifest.path), hint=f"choose one of {', '.join(keys)}"
+        )
+    return exact or found
+
+
+def next_source(standing: Standing) -> str | None:
+    """What to write into the manifest for the newest version; None where the text can stay.
+
+    A source that follows a branch (or names no revision) moves by being pinned again.
+    """
+    if not standing.newer:
+        return None
+    source = parse_pinned(standing.pin.source, where=standing.pin.key)
+    if source.provider == "huggingface" and not _COMMIT.match(source.revision or ""):
+        return None
+    return standing.newer[0].source
+
+
+def edit_manifest(manifest: Manifest, text: str, changes: dict[str, str]) -> tuple[str, Manifest]:
+    """Puts new sources in place of old ones, each where its value stands; all else stays as it is.
+
+    Raises:
+        ManifestError: a source is written in a way that only its author can change.
+    """
+    edited = text
+    places = {entry.key: _find_value(text, entry) for entry in manifest.sources()}
+    for key in sorted(changes, key=lambda each: places[each][0], reverse=True):
+        start, end = places[key]
+        entry = next(each for each in manifest.sources() if each.key == key)
+        value = edited[start:end]
+        if "\n" in value or value.count(entry.source) != 1:
+            raise _by_hand(f"{manifest.path}:{entry.line}", {key: changes[key]})
+        edited = edited[:start] + value.replace(entry.source, changes[key]) + edited[end:]
+    parsed = parse_manifest(edited, manifest.path)
+    wanted = {entry.key: changes.get(entry.key, entry.source) for entry in manifest.sources()}
+    if {entry.key: entry.source for entry in parsed.sources()} != wanted:
+        raise _by_hand(str(manifest.path), changes)
+    return edited, parsed
+
+
+def _find_value(text: str, entry: SourceEntry) -> tuple[int, int]:
+    """Where the value of a manifest's key begins and ends in its text, quotes included."""
+    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    for part in entry.key.split(".", 1):
+        node = next(value for key, value in node.value if key.value == part)
+    return node.start_mark.index, node.end_mark.index
+
+
+def _by_hand(where: str, changes: dict[str, str]) -> ManifestError:
+    wanted = ", ".join(f"{key}: {source}" for key, source in changes.items())
+    return ManifestError(
+        "the line cannot be edited by a program", where=where, hint=f"write {wanted} by hand"
+    )
+
+
+def describe_changes(old: Pin, new: Pin) -> list[str]:
+    """`field: before → after` of everything that differs, but for the day."""
+    lines = []
+    for each in dataclasses.fields(Pin):
+        before, after = getattr(old, each.name), getattr(new, each.name)
+        if each.name == "resolved_on" or before == after:
+            continue
+        lines.append(f"{each.name}: {_shown(before)} → {_shown(after)}")
+    return lines
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return "unknown"
+    if isinstance(value, tuple):
+        return ", ".join(str(each) for each in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        known = {name: each for name, each in dataclasses.asdict(value).items() if each is not None}
+        return (
+            ", ".join(f"{name}={_shown(each)}" for name, each in sorted(known.items())) or "unknown"
+        )
+    return str(value)
+
+
+def without(lock: Lock, keys: Sequence[str]) -> Lock:
+    """The lock with these pins left out, so that they are pinned afresh."""
+    return dataclasses.replace(lock, pins=tuple(pin for pin in lock.pins if pin.key not in keys))

@@ -1,0 +1,80 @@
+"""`python -m runtime`: the start of a worker, in order.
+
+1. the webui's process, before anything heavy is imported: it needs longest;
+2. in its shadow the SDK's import (about two seconds);
+3. wait for the loaded model, by a deadline, with an eye on the process;
+4. take jobs until the platform, a signal or a broken webui ends the worker.
+
+Ends with 0 after a wanted end, 1 for a failed local test or a broken webui, 2 for wrong settings, 3 if the
+webui did not start, 143 for a SIGTERM before it had.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from runtime.fields import limits_of
+from runtime.log import Counters, log
+from runtime.settings import Settings, SettingsError
+from runtime.webui.process import WebuiProcess, WebuiProcessError
+from runtime.worker import WORKER_FILE, Device, Worker
+
+
+def main() -> int:
+    """Runs the worker; returns its exit code."""
+    counters = Counters()
+    try:
+        settings = Settings.from_environment()
+        worker = Worker.load(Path(os.environ.get("BAKERY_WORKER_FILE") or WORKER_FILE))
+        limits = limits_of(worker.limits, os.environ)
+    except (SettingsError, ValueError, OSError) as error:
+        log("ERROR", "start", str(error))
+        return 2
+    webui = WebuiProcess(
+        worker.command(choose_device(settings.device), boot=settings.boot != "plain"),
+        cwd=worker.webui.directory,
+        port=worker.webui.port,
+        log_file=Path(settings.webui_log),
+    )
+    # Until the SDK takes jobs there is nothing to finish; the webui is stopped all the same.
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
+    try:
+        began = time.monotonic()
+        webui.start()
+        # The SDK logs every job and its whole output at its default level, DEBUG.
+        os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+        from runtime.serve import Server  # noqa: PLC0415  # imports the SDK
+
+        server = Server(worker, settings, limits=limits, webui=webui, counters=counters)
+        sdk = {"name": "SDK", "began": began, "ended": time.monotonic()}
+        webui.wait_until_loaded(settings.start_timeout_s)
+        log("INFO", "start", "model loaded", start_s=_age_s(), timeline=[*webui.timeline(), sdk])
+        return server.run()
+    except WebuiProcessError as error:
+        log("ERROR", "start", str(error), last_lines=error.last_lines)
+        return 3
+    finally:
+        webui.stop()
+        counters.write()
+
+
+def choose_device(setting: str) -> Device:
+    """`auto` is CUDA where the container has an NVIDIA device."""
+    if setting == "auto":
+        has_gpu = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+        return "cuda" if has_gpu else "cpu"
+    return "cuda" if setting == "cuda" else "cpu"
+
+
+def _age_s() -> float:
+    """Seconds since this process began."""
+    ticks = int(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+    return round(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"), 3)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

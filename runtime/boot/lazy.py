@@ -1,0 +1,249 @@
+"""`lazy`: modules that the webui's imports name but its start does not use are loaded at first use.
+
+A module of `LAZY` is found as always and put into `sys.modules`, but its code runs when an attribute
+is first asked for; `from module import name` asks at once, so nothing that is used is missing. Two
+kinds need more: `pytorch_lightning` takes a class from torchmetrics for isinstance checks of its
+training loop, which never runs here, and gets a placeholder (`PLACEHOLDERS`); torchvision registers
+its operators for ONNX export, for which this process has no use (`EMPTY`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from runtime.boot.context import Context
+
+_import_system: Any = importlib._bootstrap
+
+LAZY = frozenset(
+    {
+        "accelerate.utils.fsdp_utils",
+        "altair",
+        "kornia",
+        "matplotlib",
+        "matplotlib.animation",
+        "matplotlib.artist",
+        "matplotlib.axes",
+        "matplotlib.cm",
+        "matplotlib.figure",
+        "matplotlib.pyplot",
+        "open_clip.timm_model",
+        "pandas",
+        "pandas.api",
+        "pandas.api.types",
+        "scipy.integrate",
+        "scipy.signal",
+        "scipy.stats",
+        "skimage.transform",
+        "sympy",
+        "timm",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch._meta_registrations",
+        "torch.distributed.fsdp.fully_sharded_data_parallel",
+        "torch.distributed.fsdp.sharded_grad_scaler",
+        "torch.distributed.fsdp.wrap",
+        "torch.export",
+        "torch.func",
+        "torch.fx.experimental.symbolic_shapes",
+        "torch.fx.passes.reinplace",
+        "torch.onnx",
+        "torchmetrics",
+        "torchvision.datasets",
+        "torchvision.models",
+        "torchvision.ops",
+    }
+)
+_LIGHTNING = ("pytorch_lightning",)
+PLACEHOLDERS = {
+    "torchmetrics": (("Metric", "MetricCollection"), _LIGHTNING),
+    "torch.distributed.fsdp.fully_sharded_data_parallel": (
+        ("CPUOffload", "FullyShardedDataParallel", "MixedPrecision", "BackwardPrefetch"),
+        _LIGHTNING,
+    ),
+    "torch.distributed.fsdp.sharded_grad_scaler": (("ShardedGradScaler",), _LIGHTNING),
+    "torch.distributed.fsdp.wrap": (("enable_wrap",), _LIGHTNING),
+}
+"""Module: the classes that are replaced, and the packages for which they are."""
+FUNCTIONS = {
+    "accelerate.utils.fsdp_utils": (
+        "load_fsdp_model",
+        "load_fsdp_optimizer",
+        "save_fsdp_model",
+        "save_fsdp_optimizer",
+    ),
+    "open_clip.timm_model": ("TimmModel",),
+    "pandas.api.types": ("is_numeric_dtype",),
+    "scipy.integrate": ("solve_ivp",),
+    "scipy.stats": ("entropy", "pearsonr"),
+    "torch.func": ("vmap",),
+}
+"""Module: functions that can be imported by name without loading the module, until they are called."""
+DECORATORS = {"torch._dynamo": ("allow_in_graph",)}
+"""Module: decorators that return what they are given; the module is told when it is loaded."""
+EMPTY: dict[str, tuple[str, ...]] = {
+    "pytorch_lightning._graveyard.legacy_import_unpickler": (),
+    "torchvision.ops._register_onnx_ops": ("_register_custom_op",),
+}
+"""Module: its functions, which do nothing."""
+
+
+LATE = ("torch._meta_registrations",)
+"""Loaded some time after the model, without being asked: it registers functions with torch, which the
+start and txt2img do not call, and which nobody would ask this module for."""
+LATE_S = 60.0
+
+
+def install(context: Context) -> None:
+    sys.meta_path.insert(0, _Finder())
+    context.when_loaded(_load_late)
+
+
+def _load_late() -> None:
+    def work() -> None:
+        for name in LATE:
+            module = sys.modules.get(name)
+            if module is not None:
+                _load(module)
+
+    timer = threading.Timer(LATE_S, work)
+    timer.daemon = True
+    timer.start()
+
+
+class _Finder:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name in EMPTY:
+            return ModuleSpec(name, _EmptyLoader())  # type: ignore[arg-type]
+        if name not in LAZY:
+            parent = sys.modules.get(name.rpartition(".")[0])
+            if parent is not None and "__bakery_pending__" in parent.__dict__:
+                _load(parent)  # a package's own code runs before its modules'
+            return None
+        for finder in sys.meta_path:
+            if finder is not self and (spec := finder.find_spec(name, path, target)) is not None:
+                if spec.loader is not None and hasattr(spec.loader, "exec_module"):
+                    spec.loader = _LazyLoader(spec.loader)  # type: ignore[assignment]
+                return spec
+        return None
+
+
+class _EmptyLoader:
+    def create_module(self, _spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        for name in EMPTY[module.__name__]:
+            setattr(module, name, lambda *_args, **_kwargs: None)
+
+
+class _LazyLoader:
+    """Makes the module, and leaves the running of its code to the first use."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = self.loader.create_module(spec) or _LazyModule(spec.name)
+        module.__class__ = _LazyModule
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        loader = self.loader
+        module.__spec__.loader = module.__loader__ = loader  # type: ignore[union-attr]
+        module.__dict__["__bakery_pending__"] = loader
+        module.__dict__["__bakery_thread__"] = None
+        module.__dict__["__bakery_decorated__"] = []
+
+
+class _LazyModule(ModuleType):
+    """Becomes an ordinary module with the first attribute that it does not have."""
+
+    def __getattr__(self, name: str) -> Any:
+        names = self.__dict__
+        if "__bakery_pending__" not in names:
+            raise _missing(self, name)
+        if (
+            name.startswith("__") and name not in ("__version__", "__all__")
+        ) or name == "_pytestfixturefunction":
+            # Asked for by whoever walks through sys.modules; no reason to load anything.
+            raise _missing(self, name)
+        if f"{self.__name__}.{name}" in LAZY:
+            return importlib.import_module(f"{self.__name__}.{name}")
+        if name in FUNCTIONS.get(self.__name__, ()):
+            return _function(self, name)
+        if name in DECORATORS.get(self.__name__, ()) and names.get("__bakery_thread__") is None:
+            return lambda decorated: (
+                names["__bakery_decorated__"].append((name, decorated)) or decorated
+            )
+        if (placeholder := _placeholder(self, name)) is not None:
+            return placeholder
+        _load(self)
+        # Not getattr: while this thread runs the module's code, it would come back here.
+        return ModuleType.__getattribute__(self, name)
+
+    def __dir__(self) -> list[str]:
+        _load(self)
+        return sorted(self.__dict__)
+
+
+def _missing(module: ModuleType, name: str) -> AttributeError:
+    return AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+
+def _function(module: ModuleType, name: str) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _load(module)
+        return ModuleType.__getattribute__(module, name)(*args, **kwargs)
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+def _placeholder(module: ModuleType, name: str) -> Any:
+    classes, packages = PLACEHOLDERS.get(module.__name__, ((), ()))
+    if name not in classes:
+        return None
+    frame = sys._getframe(2)
+    while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
+        frame = frame.f_back
+    asking = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    if asking not in packages:
+        return None
+    made = module.__dict__.setdefault("__bakery_placeholders__", {})
+    return made.setdefault(name, type(name, (), {"__module__": module.__name__}))
+
+
+def _load(module: ModuleType) -> None:
+    """Runs the module's code under the import system's own lock, which sees deadlocks coming."""
+    names = module.__dict__
+    if names.get("__bakery_thread__") == threading.get_ident():
+        return
+    try:
+        with _import_system._ModuleLockManager(module.__name__):
+            loader = names.get("__bakery_pending__")
+            if loader is None or names.get("__bakery_thread__") is not None:
+                return
+            names["__bakery_thread__"] = threading.get_ident()
+            try:
+                loader.exec_module(module)
+                names.pop("__bakery_pending__", None)
+                module.__class__ = ModuleType
+                for name, decorated in names.pop("__bakery_decorated__", ()):
+                    names[name](decorated)
+            finally:
+                names.pop("__bakery_thread__", None)
+    except _import_system._DeadlockError:
+        # As the import system does: go on with what is there of the module.
+        return

@@ -1,0 +1,67 @@
+"""Runs the script with the chosen tricks.
+
+Order: what reads ahead starts first, because the disk is idle while the interpreter works; then the
+import hooks; then the script. The timeline's event `model`, for which the runtime waits, is written
+with every choice of tricks, `plain` included.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+import time
+from collections.abc import Sequence
+from types import ModuleType
+
+from runtime.boot import hooks, timeline
+from runtime.boot.choice import choose
+from runtime.boot.context import Context
+from runtime.boot.tricks import TRICKS, install_trick
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `argv[0]` as `__main__` with the other arguments. Returns 2 where there is no script."""
+    if not argv:
+        print("usage: python -m runtime.boot SCRIPT ARGS…", file=sys.stderr)
+        return 2
+    context = Context(script=argv[0], arguments=tuple(argv[1:]), began=time.monotonic())
+    install(context, os.environ.get("BAKERY_BOOT", "all"))
+    if folder := os.environ.get("BAKERY_RECORD"):
+        from runtime.boot.record import install as install_record  # noqa: PLC0415  # warm-ups only
+
+        install_record(context, folder)
+    run_script(context)
+    return 0
+
+
+def install(context: Context, choice: str) -> None:
+    """Installs the chosen tricks; one that fails leaves upstream's way and one logged line."""
+    chosen, unknown = choose(choice, tuple(TRICKS))
+    if unknown:
+        timeline.log(
+            f"BAKERY_BOOT names no trick: {', '.join(unknown)} (there are {', '.join(TRICKS)})"
+        )
+    context.watch_model()
+    context.chosen = tuple(chosen)
+    for name in chosen:
+        try:
+            install_trick(name, context)
+        except Exception as error:  # noqa: BLE001  # whatever it is: the webui must start
+            timeline.log(f"{name} is off: {error!r}")
+    hooks.come_first()
+    timeline.write("boot", context.began, tricks=chosen)
+
+
+def run_script(context: Context) -> None:
+    """As `python SCRIPT ARGS…` would: the same argv, the same first entry of sys.path, `__main__`."""
+    with open(context.script, "rb") as file:  # noqa: PTH123  # pathlib is not needed otherwise
+        code = compile(file.read(), context.script, "exec", dont_inherit=True)
+    main_module = ModuleType("__main__")
+    main_module.__dict__.update(__file__=context.script, __builtins__=builtins)
+    # Not runpy.run_path: it takes the module's names away from threads that outlive the script.
+    sys.modules["__main__"] = main_module
+    sys.argv = [context.script, *context.arguments]
+    # `-m` put the working directory there; PYTHONPATH, which led to this package, comes after it.
+    sys.path[0] = os.path.dirname(os.path.realpath(context.script))  # noqa: PTH120
+    exec(code, main_module.__dict__)  # noqa: S102  # the script is what the base image starts

@@ -1,0 +1,131 @@
+"""Taking jobs with the RunPod SDK: what differs between its ways of running, and how a worker ends.
+
+Works with 1.7.10 (in the image) and with the newest; what is used of the SDK is `start` with its `handler`,
+`concurrency_modifier` and `refresh_worker` entries, `progress_update`, and the list of jobs in progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import runpod
+from runpod.serverless.modules.rp_job import job_progress
+
+from runtime.generate import Generator
+from runtime.handler import Handler
+from runtime.log import Counters, log
+from runtime.lora import LoraStore
+from runtime.settings import Settings
+from runtime.webui.process import WebuiProcess
+from runtime.worker import Worker
+
+_SETTLE_S = 2.0
+
+
+class Server:
+    """Takes jobs until the worker ends: the running one first, with its result on its way; then at once.
+
+    The SDK alone would go on waiting for its open requests (for a job, for stop signals), up to 90 s.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        settings: Settings,
+        *,
+        limits: Mapping[str, int],
+        webui: WebuiProcess,
+        counters: Counters,
+    ) -> None:
+        self._grace_s = settings.term_grace_s
+        self._generator = Generator(webui, settings, counters)
+        self._handler = Handler(
+            settings=settings,
+            worker=worker,
+            generator=self._generator,
+            loras=LoraStore(settings, worker, _tokens(settings)),
+            limits=limits,
+            counters=counters,
+            report=report_progress,
+            on_refresh=self._refresh,
+        )
+        self._config: dict[str, Any] = {
+            "handler": self._handle,
+            "concurrency_modifier": self._before_taking,
+        }
+        self._taking: asyncio.Task[Any] | None = None
+        self._background: list[asyncio.Task[None]] = []
+
+    def run(self) -> int:
+        """Takes jobs; returns the exit code."""
+        with contextlib.suppress(asyncio.CancelledError):
+            runpod.serverless.start(self._config)
+        return 1 if "refresh_worker" in self._config else 0
+
+    async def _handle(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        result = await self._handler(job)
+        # A report that arrives after the result would set the job back to IN_PROGRESS.
+        end = time.monotonic() + _SETTLE_S
+        while _reports_on_their_way() and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        return result
+
+    def _before_taking(self, concurrency: int) -> int:
+        """The SDK calls this before each request for a job, the first time after it set its own handlers."""
+        if self._taking is None:
+            self._taking = asyncio.current_task()
+            self._background.append(asyncio.create_task(self._handler.watch_webui()))
+            sdk_handler = signal.getsignal(signal.SIGTERM)
+            loop = asyncio.get_running_loop()
+
+            def on_term(signum: int, frame: Any) -> None:
+                if callable(sdk_handler):
+                    sdk_handler(signum, frame)
+                loop.call_soon_threadsafe(self._begin_grace)
+
+            signal.signal(signal.SIGTERM, on_term)
+        return concurrency
+
+    def _refresh(self) -> None:
+        self._config["refresh_worker"] = True
+        self._leave()
+
+    def _begin_grace(self) -> None:
+        log("WARN", "stop", "told to stop", grace_s=self._grace_s)
+        self._generator.stop_at = time.monotonic() + self._grace_s
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._taking is not None:
+            self._background.append(asyncio.create_task(self._end_when_idle(self._taking)))
+
+    async def _end_when_idle(self, taking: asyncio.Task[Any]) -> None:
+        # The SDK's own instance: in 1.7 calling its class empties the set.
+        while job_progress.get_job_count():
+            await asyncio.sleep(0.05)
+        # Ends the SDK's loop with CancelledError, which `run` expects.
+        taking.cancel()
+
+
+def report_progress(job: Mapping[str, Any], progress: Any) -> None:
+    """Sends a report, if the one before has gone: each is a thread of the SDK, and they must not pile up."""
+    if os.environ.get("RUNPOD_WEBHOOK_POST_OUTPUT") and not _reports_on_their_way():
+        runpod.serverless.progress_update(dict(job), progress)
+
+
+def _reports_on_their_way() -> bool:
+    return any("_thread_target" in each.name for each in threading.enumerate())
+
+
+def _tokens(settings: Settings) -> dict[str, str]:
+    """Who may see which token."""
+    variables = {settings.civitai_url: "CIVITAI_TOKEN", "https://huggingface.co": "HF_TOKEN"}
+    tokens = {origin: os.environ.get(name, "") for origin, name in variables.items()}
+    return {origin: token for origin, token in tokens.items() if token}

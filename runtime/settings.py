@@ -1,0 +1,89 @@
+"""The worker's environment variables, each with its default and meaning (docs/operations.md lists them)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class SettingsError(Exception):
+    """A variable has a value that cannot be used; the worker does not start with a guess."""
+
+
+def _variable(name: str, default: Any, meaning: str, *choices: str) -> Any:
+    """A field that `$BAKERY_<name>` sets; the type is the default's."""
+    about = {"variable": f"BAKERY_{name}", "meaning": meaning, "choices": choices}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the operator of an endpoint decides. Times in seconds, sizes in MB (10^6 bytes)."""
+
+    # fmt: off
+    device: str = _variable("DEVICE", "auto", "where the webui computes: `auto`, `cuda` or `cpu`", "auto", "cuda", "cpu")
+    boot: str = _variable("BOOT", "all", "start tricks: `all`, `plain` (upstream's own start), or those to leave out")
+    start_timeout_s: float = _variable("START_TIMEOUT_S", 300.0, "the model must be loaded by then; RunPod gives up after 420")
+    job_timeout_s: float = _variable("JOB_TIMEOUT_S", 540.0, "a job is interrupted after this; RunPod's own default is 600")
+    hang_timeout_s: float = _variable("HANG_TIMEOUT_S", 60.0, "a webui that answers no question for so long is killed")
+    interrupt_timeout_s: float = _variable("INTERRUPT_TIMEOUT_S", 20.0, "an interrupted picture must end within this")
+    term_grace_s: float = _variable("TERM_GRACE_S", 25.0, "how long a job may go on after SIGTERM before it is interrupted")
+    attempts: int = _variable("ATTEMPTS", 3, "tries of one generation, where another try is safe")
+    retry_wait_s: float = _variable("RETRY_WAIT_S", 5.0, "wait before the second try; then twice")
+    restarts: int = _variable("WEBUI_RESTARTS", 1, "how often a dead webui is started again")
+    oom: str = _variable("OOM", "fail", "out of memory: `fail`, or `split` a batch into smaller ones (the same pictures)", "fail", "split")
+    progress_s: float = _variable("PROGRESS_S", 2.0, "least time between progress reports; 0: none")
+    max_response_mb: float = _variable("MAX_RESPONSE_MB", 10.0, "the endpoint's limit for a result: 10 for /run, 20 for /runsync")
+    bucket: str = _variable("BUCKET", "", "S3 bucket; month and year as the SDK does it if left out")
+    override_settings: str = _variable("OVERRIDE_SETTINGS", "", "further names allowed in override_settings, with commas between")
+    lora_hosts: str = _variable("LORA_HOSTS", "civitai.com,huggingface.co", "hosts that LoRAs may be fetched from; `none`")
+    lora_cache: str = _variable("LORA_CACHE", "", "folder of fetched LoRAs; on the network volume if there is one")
+    lora_cache_mb: float = _variable("LORA_CACHE_MB", 4000.0, "the least recently used go first")
+    lora_max_mb: float = _variable("LORA_MAX_MB", 1000.0, "largest single LoRA")
+    lora_timeout_s: float = _variable("LORA_TIMEOUT_S", 120.0, "longest time for one LoRA")
+    lora_loopback: bool = _variable("LORA_LOOPBACK", False, "`1` lets LoRAs come from this machine itself, for trials only")
+    civitai_url: str = _variable("CIVITAI_URL", "https://civitai.com", "CivitAI, or a mirror of it")
+    log_prompts: bool = _variable("LOG_PROMPTS", False, "`1` writes prompts to the log")
+    webui_log: str = _variable("WEBUI_LOG", "/tmp/bakery/webui.log", "the webui's output, two files of at most 8 MiB")  # noqa: S108  # a container's own /tmp
+    # fmt: on
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Reads every variable.
+
+        Raises:
+            SettingsError: all values that cannot be used, in one message.
+        """
+        environment = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        wrong: list[str] = []
+        for each in dataclasses.fields(cls):
+            name = each.metadata["variable"]
+            text = environment.get(name, "").strip()
+            if text:
+                try:
+                    values[each.name] = _parse(text, each.default, each.metadata["choices"])
+                except ValueError as error:
+                    wrong.append(f"{name}={text!r}: {error}")
+        if wrong:
+            raise SettingsError("; ".join(wrong))
+        return cls(**values)
+
+
+def _parse(text: str, default: Any, choices: tuple[str, ...]) -> Any:
+    if choices and text not in choices:
+        raise ValueError(f"is not one of {', '.join(choices)}")
+    if isinstance(default, bool):
+        if text.lower() not in {"0", "1", "false", "true"}:
+            raise ValueError("is neither 0 nor 1")
+        return text.lower() in {"1", "true"}
+    if isinstance(default, str):
+        return text
+    number = type(default)(text)
+    if not math.isfinite(number) or number < 0:
+        raise ValueError("is not a number from 0 on")
+    return number

@@ -1,0 +1,27 @@
+"""The one error of this package; `bake` turns it into its own, a worker into a failed job's message."""
+
+from __future__ import annotations
+
+
+class WeightsError(Exception):
+    """A download or a file of weights that cannot be used.
+
+    Args:
+        kind: A stable word for programs, such as `host`, `http`, `stalled`, `too_large`, `not_weights`.
+        what: What happened, in one sentence, without secrets or a response's body.
+        where: The file, or the address without its query.
+        hint: The next thing to do.
+    """
+
+    def __init__(
+        self, kind: str, what: str, *, where: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(what)
+        self.kind = kind
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}; {self.hint}" if self.hint else text
