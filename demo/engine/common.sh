@@ -5,7 +5,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 engine=${ENGINE_DIR:-$root/.engine}
 bin=$engine/root/usr/bin
 socket=$engine/docker.sock
-registry_port=${ENGINE_REGISTRY_PORT:-5005}
+# The port of the registry that runs, or is to run.
+registry_port=${ENGINE_REGISTRY_PORT:-$(cat "$engine/registry.port" 2>/dev/null || echo 5005)}
+# A mirror's hiccup, or another apt at work, is no reason to give up.
+apt_patience=(-o Acquire::Retries=5 -o DPkg::Lock::Timeout=300)
 
 die() {
   printf 'engine: %s\n' "$1" >&2
@@ -29,6 +32,11 @@ wait_for() { # SECONDS COMMAND…
     ((SECONDS < deadline)) || return 1
     sleep 0.1
   done
+}
+
+# Runs a command that uses the network, three times at most.
+retry() { # COMMAND…
+  "$@" || { sleep 5 && "$@"; } || { sleep 20 && "$@"; }
 }
 
 # An engine that somebody else runs: at least version 23, with buildx. Its settings are never touched.

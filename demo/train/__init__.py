@@ -1,0 +1,1 @@
+"""How the demo's model is made: drawings with captions, the network in torch, the training script."""

@@ -1,0 +1,93 @@
+"""Draws every shape in many colours with several seeds and measures what is to be seen.
+
+From the repository's root, needs no torch: `python -m demo.train.evaluate`
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demo.train.drawings import COLOURS, SHAPES
+from demo.train.measure import look_at
+from demo.webui.decoder import decode_latent
+from demo.webui.guidance import guided, noise_source
+from demo.webui.network import Network, load_network
+from demo.webui.sampling import SAMPLERS, find_sampler, find_schedule, noise_levels
+
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+
+
+def draw(
+    network: Network,
+    prompt: str,
+    seed: int,
+    *,
+    negative: str = "",
+    steps: int = 8,
+    sampler_name: str = "Euler",
+    scheduler: str | None = None,
+    cfg_scale: float = 7,
+) -> NDArray[np.float32]:
+    """The latent of one picture, as the webui makes it."""
+    sampler = find_sampler(sampler_name)
+    assert sampler is not None
+    model = guided(network, prompt=prompt, negative=negative, cfg_scale=cfg_scale)
+    noise = noise_source(seed)
+    levels = noise_levels(sampler, find_schedule(scheduler), steps)
+    return sampler.run(
+        [noise() * np.float32(levels[0])],
+        levels,
+        lambda latents, sigma, _step: [model(each, sigma) for each in latents],
+        lambda _index: noise(),
+    )[0]
+
+
+def subjects(count: int) -> list[tuple[str, str, str]]:
+    """So many of (fill, shape, ground); each shape and each colour as often as the others."""
+    names = list(COLOURS)
+    found = []
+    for number, shape in zip(range(count), itertools.cycle(SHAPES)):  # one is endless
+        fill = names[number % len(names)]
+        ground = names[(number + 5 + number // len(names)) % len(names)]
+        found.append((fill, shape, ground))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--cfg-scale", type=float, default=7)
+    options = parser.parse_args()
+    network = load_network(options.weights / "shapes.safetensors")
+    for sampler in SAMPLERS:
+        right = total = 0
+        for fill, shape, ground in subjects(options.prompts):
+            prompt = f"a {fill} {shape} on a {ground} background"
+            for seed in range(1, options.seeds + 1):
+                latent = draw(
+                    network,
+                    prompt,
+                    seed,
+                    steps=options.steps,
+                    cfg_scale=options.cfg_scale,
+                    sampler_name=sampler.name,
+                )
+                seen = look_at(decode_latent(latent, width=128, height=128))
+                total += 1
+                if (seen.fill, seen.shape, seen.ground) == (fill, shape, ground):
+                    right += 1
+                elif sampler.name == "Euler":
+                    print(f"{prompt}, seed {seed}: {seen.fill} {seen.shape} on {seen.ground}")
+        print(f"{sampler.name}: {right} of {total} pictures show what the prompt says", flush=True)
+
+
+if __name__ == "__main__":
+    main()

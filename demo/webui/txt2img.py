@@ -1,0 +1,348 @@
+"""One txt2img job: settings, LoRAs, denoising, pictures with their infotext."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from demo.webui.catalogue import Catalogue, Lora
+from demo.webui.decoder import decode_latent
+from demo.webui.faults import Faults
+from demo.webui.guidance import guided, noise_source
+from demo.webui.loader import Loader, Model
+from demo.webui.network import Network, lora_changes
+from demo.webui.options import Options
+from demo.webui.png import encode_png
+from demo.webui.sampling import (
+    Array,
+    Sampler,
+    Schedule,
+    find_sampler,
+    find_schedule,
+    noise_levels,
+)
+from demo.webui.state import State
+
+VERSION = "v1.9.3-demo"
+
+_LORA_TAG = re.compile(r"<lora:([^:>]+)(?::([^>]*))?>")
+_CELL_PIXELS = 8
+
+
+class HttpError(Exception):
+    """An answer with its own status, as the web framework's HTTPException."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__()
+        self.status = status
+        self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Studio:
+    """What a job works with."""
+
+    catalogue: Catalogue
+    options: Options
+    loader: Loader
+    state: State
+    faults: Faults
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """A request on its way; `extra` goes into the infotext."""
+
+    request: dict[str, Any]
+    model: Model
+    sampler: Sampler
+    schedule: Schedule
+    prompts: list[str]
+    seeds: list[int]
+    subseeds: list[int]
+    extra: dict[str, str]
+    clip_skip: Any
+
+
+def check_request(request: dict[str, Any]) -> Sampler:
+    """The checks that come before the queue. Raises HttpError."""
+    if request["script_name"]:
+        raise HttpError(422, f"Script '{request['script_name']}' not found")
+    sampler = find_sampler(request["sampler_name"] or request["sampler_index"])
+    if sampler is None:
+        raise HttpError(404, "Sampler not found")
+    for name in request["alwayson_scripts"]:
+        raise HttpError(422, f"Script '{name}' not found")
+    return sampler
+
+
+def run_job(studio: Studio, request: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
+    """Runs a checked request, in the caller's turn, and gives the API's answer."""
+    # The webui waits for its model here, before the overrides: loading writes settings too.
+    studio.loader.current()
+    studio.state.begin("scripts_txt2img")
+    overrides = dict(request["override_settings"] or {})
+    options = studio.options
+    # Only what the settings hold is put back: a key that config.json lacks leaks into the next request.
+    stored = {key: options.data[key] for key in overrides if key in options.data}
+    try:
+        if studio.catalogue.find_checkpoint(overrides.get("sd_model_checkpoint")) is None:
+            overrides.pop("sd_model_checkpoint", None)
+        for key, value in overrides.items():
+            options.set(key, value)
+        return _generate(studio, request, sampler)
+    finally:
+        if request["override_settings_restore_afterwards"]:
+            options.data.update(stored)
+        studio.state.end()
+
+
+def _generate(studio: Studio, request: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
+    model = studio.loader.current()
+    if model is None:
+        raise AttributeError("'NoneType' object has no attribute 'sd_checkpoint_info'")
+    job = _begin(studio, request, model, sampler)
+    state, size = studio.state, request["batch_size"]
+    state.job_count = request["n_iter"]
+    images: list[str] = []
+    infotexts: list[str] = []
+    network = model.network
+    for batch in range(request["n_iter"]):
+        state.skipped = False
+        if state.interrupted:
+            break
+        if batch == 0 and not request["disable_extra_networks"]:
+            network = _apply_loras(studio, job)
+        chosen = range(batch * size, (batch + 1) * size)
+        latents = _sample(studio, job, network, chosen)
+        state.next_job()
+        for index, latent in zip(chosen, latents, strict=True):
+            infotexts.append(_infotext(studio.options, job, index))
+            text = infotexts[-1] if studio.options.enable_pnginfo else None
+            images.append(encode_png(_decode(studio, job, latent), text))
+    infotexts = infotexts or [_infotext(studio.options, job, 0)]
+    return {
+        "images": images if request["send_images"] else [],
+        "parameters": request,
+        "info": json.dumps(_info(studio, job, infotexts)),
+    }
+
+
+def _begin(studio: Studio, request: dict[str, Any], model: Model, sampler: Sampler) -> _Job:
+    """Refuses what the webui fails on, as it does: with a bare exception, which becomes a 500."""
+    assert request["prompt"] is not None
+    if request["negative_prompt"] is None:
+        raise TypeError("expected string or bytes-like object")
+    if request["width"] < _CELL_PIXELS or request["height"] < _CELL_PIXELS:
+        raise RuntimeError(
+            f"Trying to create tensor with negative or zero dimension: "
+            f"[4, {request['height'] // 8}, {request['width'] // 8}]"
+        )
+    if request["steps"] == 0:
+        raise ZeroDivisionError("integer division or modulo by zero")
+    if request["steps"] < 0:
+        raise RuntimeError(f"number of steps must be non-negative: {request['steps']}")
+    count = request["batch_size"] * request["n_iter"]
+    if count < 1:
+        raise IndexError("list index out of range")
+    clip_skip = studio.options.CLIP_stop_at_last_layers
+    clip_skip <= 1  # noqa: B015  # a setting of another type fails every job, as in the webui
+    studio.faults.at_job(pixels=request["batch_size"] * request["width"] * request["height"])
+    seed = _fixed(request["seed"])
+    subseed = _fixed(request["subseed"])
+    varied = request["subseed_strength"] != 0
+    return _Job(
+        request=request,
+        model=model,
+        sampler=sampler,
+        schedule=find_schedule(request["scheduler"]),
+        prompts=[request["prompt"]] * count,
+        seeds=[seed + (0 if varied else index) for index in range(count)],
+        subseeds=[subseed + index for index in range(count)],
+        extra={},
+        clip_skip=clip_skip,
+    )
+
+
+def _fixed(seed: int | None) -> int:
+    return random.randrange(4294967294) if seed is None or seed == -1 else seed
+
+
+def _apply_loras(studio: Studio, job: _Job) -> Network:
+    """The network with the prompt's LoRAs. One that is missing or broken is left out in silence."""
+    network, named = job.model.network, []
+    for name, weight in _LORA_TAG.findall(job.request["prompt"]):
+        lora = studio.catalogue.find_lora(name)
+        try:
+            scale = float(weight.split(":")[0]) if weight else 1.0
+            if lora is not None:
+                network = network.with_changes(lora_changes(network, lora.path, scale))
+        except (OSError, ValueError) as error:
+            print(f"loading network {name}: {error}")
+            continue
+        if lora is not None:
+            named.append((name, lora))
+    job.extra.update(_lora_hashes(studio, named))
+    return network
+
+
+def _lora_hashes(studio: Studio, loras: Sequence[tuple[str, Lora]]) -> dict[str, str]:
+    hashes = []
+    for name, lora in loras:
+        if not lora.sha256:
+            studio.catalogue.read_hash(lora)
+        if lora.sha256:
+            hashes.append(f"{name.replace(':', '').replace(',', '')}: {lora.sha256[:12]}")
+    shown = hashes and studio.options.lora_add_hashes_to_infotext
+    return {"Lora hashes": ", ".join(hashes)} if shown else {}
+
+
+class _Interrupted(Exception):
+    """Leaves the sampler; what was reached is the picture."""
+
+
+def _sample(studio: Studio, job: _Job, network: Network, chosen: range) -> list[Array]:
+    """Denoises the pictures of one batch together; gives what was reached if the job is interrupted."""
+    request, state = job.request, studio.state
+    state.sampling_steps = steps = request["steps"]
+    model = guided(
+        network,
+        prompt=_LORA_TAG.sub(" ", request["prompt"]),
+        negative=request["negative_prompt"],
+        cfg_scale=request["cfg_scale"],
+        skip_last_layers=max(0, job.clip_skip - 1),
+    )
+    sources = [noise_source(job.seeds[index]) for index in chosen]
+    levels = noise_levels(job.sampler, job.schedule, steps)
+    starts = [_start(job, source(), index) for source, index in zip(sources, chosen, strict=True)]
+    reached = starts
+
+    def denoise(x: list[Array], sigma: float, step: int) -> list[Array]:
+        nonlocal reached
+        if state.interrupted or state.skipped:
+            raise _Interrupted
+        state.sampling_step = step
+        studio.faults.at_step(step, steps)
+        reached = [model(each, sigma) for each in x]
+        state.current_latent = reached[0]
+        return reached
+
+    try:
+        x = [start * np.float32(levels[0]) for start in starts]
+        return job.sampler.run(x, levels, denoise, lambda index: sources[index]())
+    except _Interrupted:
+        return reached
+    finally:
+        state.sampling_step = steps
+
+
+def _start(job: _Job, noise: Array, index: int) -> Array:
+    """The seed's noise, turned towards the subseed's by subseed_strength."""
+    strength = job.request["subseed_strength"]
+    if not strength:
+        return noise
+    angle = strength * np.pi / 2
+    other = noise_source(job.subseeds[index])()
+    return noise * np.float32(np.cos(angle)) + other * np.float32(np.sin(angle))
+
+
+def _final_size(request: dict[str, Any]) -> tuple[int, int]:
+    """Width and height in whole cells of 8 pixels, as the webui's; a hires request only draws larger."""
+    width, height = request["width"], request["height"]
+    if request["enable_hr"]:
+        scale = request["hr_scale"] or 1
+        width = request["hr_resize_x"] or int(width * scale)
+        height = request["hr_resize_y"] or int(height * scale)
+    return width // _CELL_PIXELS * _CELL_PIXELS, height // _CELL_PIXELS * _CELL_PIXELS
+
+
+def _decode(studio: Studio, job: _Job, latent: Array) -> NDArray[np.uint8]:
+    width, height = _final_size(job.request)
+    if studio.faults.black:
+        return np.zeros((height, width, 3), np.uint8)
+    return decode_latent(latent, width=width, height=height, softness=job.model.softness)
+
+
+def _infotext(options: Options, job: _Job, index: int) -> str:
+    request, model = job.request, job.model
+    scheduler = request["scheduler"]
+    if job.schedule.sigmas is not None:
+        scheduler = job.schedule.label
+    elif scheduler in (None, "Automatic", "automatic") and "scheduler" in job.sampler.options:
+        scheduler = find_schedule(job.sampler.options["scheduler"]).label
+    varied = request["subseed_strength"] != 0
+    values = {
+        "Steps": request["steps"],
+        "Sampler": job.sampler.name,
+        "Schedule type": scheduler,
+        "CFG scale": request["cfg_scale"],
+        "Seed": job.seeds[index],
+        "Size": f"{request['width']}x{request['height']}",
+        "Model hash": model.checkpoint.short_hash if options.add_model_hash_to_info else None,
+        "Model": model.checkpoint.path.stem if options.add_model_name_to_info else None,
+        "VAE hash": model.vae_hash if options.add_vae_hash_to_info else None,
+        "VAE": model.vae.name if model.vae and options.add_vae_name_to_info else None,
+        "Variation seed": job.subseeds[index] if varied else None,
+        "Variation seed strength": request["subseed_strength"] if varied else None,
+        "Hires upscale": request["hr_scale"] if request["enable_hr"] else None,
+        "Clip skip": job.clip_skip if job.clip_skip > 1 else None,
+        **job.extra,
+        "Version": VERSION if options.add_version_to_infotext else None,
+    }
+    told = ", ".join(
+        f"{key}: {_quote(value)}" for key, value in values.items() if value is not None
+    )
+    negative = request["negative_prompt"]
+    against = f"\nNegative prompt: {negative}" if negative else ""
+    return f"{job.prompts[index]}{against}\n{told}".strip()
+
+
+def _quote(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(",\n:") else text
+
+
+def _info(studio: Studio, job: _Job, infotexts: list[str]) -> dict[str, Any]:
+    request, model = job.request, job.model
+    negative = request["negative_prompt"]
+    return {
+        "prompt": job.prompts[0],
+        "all_prompts": job.prompts,
+        "negative_prompt": negative,
+        "all_negative_prompts": [negative] * len(job.prompts),
+        "seed": job.seeds[0],
+        "all_seeds": job.seeds,
+        "subseed": job.subseeds[0],
+        "all_subseeds": job.subseeds,
+        "subseed_strength": request["subseed_strength"],
+        "width": request["width"],
+        "height": request["height"],
+        "sampler_name": job.sampler.name,
+        "cfg_scale": request["cfg_scale"],
+        "steps": request["steps"],
+        "batch_size": request["batch_size"],
+        "restore_faces": request["restore_faces"] or False,
+        "face_restoration_model": None,
+        "sd_model_name": model.checkpoint.path.stem,
+        "sd_model_hash": model.checkpoint.short_hash,
+        "sd_vae_name": model.vae.name if model.vae else None,
+        "sd_vae_hash": model.vae_hash,
+        "seed_resize_from_w": request["seed_resize_from_w"],
+        "seed_resize_from_h": request["seed_resize_from_h"],
+        "denoising_strength": request["denoising_strength"],
+        "extra_generation_params": job.extra,
+        "index_of_first_image": 0,
+        "infotexts": infotexts,
+        "styles": request["styles"] or [],
+        "job_timestamp": studio.state.job_timestamp,
+        "clip_skip": job.clip_skip,
+        "is_using_inpainting_conditioning": False,
+        "version": VERSION,
+    }
