@@ -1,8 +1,10 @@
 """The engine and the registry that the integration tests talk to."""
 
 import os
+import random
+import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,30 @@ def engine_environment() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def engine() -> dict[str, str]:
     """The environment in which `docker` reaches a running engine."""
-    started = run(SCRIPTS / "start", env=os.environ)
+    started = run(SCRIPTS / "start", env=os.environ, timeout_s=1200)
     assert started.returncode == 0, started.stderr
     return engine_environment()
+
+
+@pytest.fixture(scope="session")
+def slim_image(engine: dict[str, str]) -> str:
+    """The slim Python image that the demo's base stands on."""
+    made = run(SCRIPTS / "slim-image", env=engine, timeout_s=1200)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def registry(engine: dict[str, str]) -> Iterator[str]:
+    """host:port of the real registry."""
+    from tests.integration.registry_case import running_registry  # noqa: PLC0415  # it needs `run`
+
+    with running_registry(engine) as host:
+        yield host
+
+
+@pytest.fixture
+def repository(request: pytest.FixtureRequest) -> str:
+    """A repository of the test's own, empty at its start."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    return f"img-test/{name}-{os.getpid()}-{random.randrange(10**9)}"

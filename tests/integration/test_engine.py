@@ -1,5 +1,6 @@
 """The engine on a bare machine: it builds as the bakery needs, survives a kill, and ends cleanly."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 from tests.integration.conftest import ROOT, SCRIPTS, engine_environment, run
+from tests.processes import wait_until_gone
 
 
 def test_it_builds_with_named_contexts_links_and_secrets(
@@ -44,18 +46,28 @@ def test_an_unreachable_engine_and_no_apt_is_one_clear_message(tmp_path: Path) -
     assert len(ended.stderr.splitlines()) == 1
 
 
+def commands() -> list[bytes]:
+    """The command lines of all processes of this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(path.read_bytes())
+    return found
+
+
 def test_a_private_engine_survives_a_kill_and_ends_cleanly(engine: dict[str, str]) -> None:
     """Where another engine is in use, start and stop must leave it alone; the last lines see to that."""
     pid_file = ROOT / ".engine" / "docker.pid"
     if pid_file.exists():
-        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+        killed = int(pid_file.read_text())
+        os.kill(killed, signal.SIGKILL)
+        wait_until_gone(killed)
         restarted = run(SCRIPTS / "start")
         assert restarted.returncode == 0, restarted.stderr
         assert run("docker", "version", env=engine_environment()).returncode == 0
     stopped = run(SCRIPTS / "stop")
     assert stopped.returncode == 0, stopped.stderr
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert not [each for each in commands if str(ROOT / ".engine").encode() in each]
+    assert not [each for each in commands() if str(ROOT / ".engine").encode() in each]
     assert str(ROOT / ".engine") not in Path("/proc/mounts").read_text()
     again = run(SCRIPTS / "start")
     assert again.returncode == 0, again.stderr

@@ -1,5 +1,6 @@
 """Layers are valid tars with fixed metadata, and the same input gives the same digest."""
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -30,7 +31,7 @@ def place(folder: Path, name: str, content: bytes) -> PlacedFile:
 def test_a_weights_layer_is_a_valid_tar_with_fixed_metadata(tmp_path: Path) -> None:
     files = [place(tmp_path, "b", b"b" * 700), place(tmp_path, "a", b"")]
     layer = make_weights_layer(files)
-    content = b"".join(layer.read_chunks())
+    content = b"".join(layer.content.chunks())
     assert layer.digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
     assert layer.size_bytes == len(content)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
@@ -167,3 +168,30 @@ def test_a_hostile_tree_is_refused_and_leaves_nothing(
     with pytest.raises(ValueError, match=message):
         make_tree_layer(source, tmp_path / "out.gz")
     assert [each.name for each in tmp_path.iterdir()] == ["x.tar"]
+
+
+def test_a_layer_is_read_from_any_offset(tmp_path: Path) -> None:
+    files = [
+        place(tmp_path, "a", b"a" * 1300),
+        place(tmp_path, "b", b""),
+        place(tmp_path, "c", b"c"),
+    ]
+    layer = make_weights_layer(files)
+    whole = b"".join(layer.content.chunks())
+    for offset in (0, 1, 511, 512, 513, 2048, 2060, 3000, 3400, len(whole) - 1, len(whole)):
+        assert b"".join(layer.content.chunks(offset)) == whole[offset:], offset
+
+
+def test_a_digest_that_is_known_spares_reading_the_file(tmp_path: Path) -> None:
+    file = place(tmp_path, "a", b"first")
+    cache = tmp_path / "cache"
+    layer = make_weights_layer([file], cache=cache)
+    assert layer == make_weights_layer([file])
+    file.source.unlink()
+    assert make_weights_layer([file], cache=cache) == layer
+    elsewhere = dataclasses.replace(file, path=PurePosixPath("/other"))
+    with pytest.raises(FileNotFoundError):
+        make_weights_layer([elsewhere], cache=cache)
+    next(cache.iterdir()).write_text("damaged")
+    with pytest.raises(FileNotFoundError):
+        make_weights_layer([file], cache=cache)

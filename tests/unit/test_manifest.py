@@ -95,13 +95,28 @@ image: ghcr.io/you/x
         ("name: a-model", "name: &a x\nfamily: *a", "aliases"),
         ("name: a-model", "name: [", "not valid YAML"),
         ("name: a-model", "name: !!python/object:os.system x", "not valid YAML"),
-        ("name: a-model", "name: a\x00b", "not valid YAML"),
+        ("name: a-model", "name: a\x00b", "m.yaml:1: not valid YAML: it holds a character"),
+        ("name: a-model", "name: " + "[" * 3000, "not valid YAML: it is nested too deeply"),
+        ("name: a-model", "1: a-model", "m.yaml:1: 1: the key 1 is not text; put it in quotes"),
+        ("  detail:", "  yes:", "the key True is not text; put it in quotes"),
     ],
 )
 def test_each_mistake_says_what_and_where(old: str, new: str, message: str) -> None:
     assert old in GOOD
     shown = mistakes_of(GOOD.replace(old, new))
     assert any(each in shown for each in message.split("|")), shown
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ("{step: 20}", "limits: step is not a limit; did you mean steps?"),
+        ("{steps: 0}", "limits: steps must be 1 or more"),
+        ("{steps: many}", "limits.steps: 'many' does not fit"),
+    ],
+)
+def test_limits_are_those_that_the_worker_knows(limits: str, message: str) -> None:
+    assert message in mistakes_of(f"{GOOD}limits: {limits}\n")
 
 
 @pytest.mark.parametrize("text", ["", "just text", "- a list", "1: 2"])

@@ -27,6 +27,14 @@ REVISION = "740b11ddb4d7999a37069b4c5a3f3f3aeee97644"
             Source(provider="civitai", version_id=5, file_id=7),
         ),
         (
+            "https://civitai.com/api/download/models/5?type=Model&format=SafeTensor&fp=fp16&x=1",
+            Source(
+                provider="civitai",
+                version_id=5,
+                wanted=(("type", "Model"), ("format", "SafeTensor"), ("fp", "fp16")),
+            ),
+        ),
+        (
             f"hf://a/b@{REVISION}/dir/x.safetensors",
             Source(
                 provider="huggingface",
@@ -41,6 +49,45 @@ REVISION = "740b11ddb4d7999a37069b4c5a3f3f3aeee97644"
                 provider="huggingface", repository="a/b", revision="main", path="x y.safetensors"
             ),
         ),
+        (
+            "https://huggingface.co/a/b/resolve/refs%2Fpr%2F1/x.safetensors?download=true",
+            Source(
+                provider="huggingface", repository="a/b", revision="refs/pr/1", path="x.safetensors"
+            ),
+        ),
+        (
+            "https://huggingface.co/a/b/raw/refs/pr/1/c/x.safetensors",
+            Source(
+                provider="huggingface",
+                repository="a/b",
+                revision="refs/pr/1",
+                path="c/x.safetensors",
+            ),
+        ),
+        (
+            "hf://a/b@refs/pr/1/x.safetensors",
+            Source(
+                provider="huggingface", repository="a/b", revision="refs/pr/1", path="x.safetensors"
+            ),
+        ),
+        (
+            "hf://a/b@feature%2Fx/y%20z.safetensors",
+            Source(
+                provider="huggingface",
+                repository="a/b",
+                revision="feature/x",
+                path="y%20z.safetensors",
+            ),
+        ),
+        (
+            f"hf://a/b@{REVISION.upper()}/x.safetensors",
+            Source(
+                provider="huggingface", repository="a/b", revision=REVISION, path="x.safetensors"
+            ),
+        ),
+        ("urn:air:sd-xl:lo-ra:civitai:1@2", Source(provider="civitai", model_id=1, version_id=2)),
+        ("https://civitai.com/model-versions/2", Source(provider="civitai", version_id=2)),
+        ("https://civitai.com/api/v1/model-versions/2", Source(provider="civitai", version_id=2)),
         ("https://host/x.safetensors", Source(provider="https", url="https://host/x.safetensors")),
         ("http://127.0.0.1:1/x", Source(provider="https", url="http://127.0.0.1:1/x")),
         ("file:a/b.safetensors", Source(provider="file", path="a/b.safetensors")),
@@ -56,6 +103,13 @@ def test_known_forms(text: str, expected: Source) -> None:
     [
         ("1590699", "did you mean civitai:1590699"),
         ("civitai:12@368189.safetensor", "glued to the id; write civitai:368189"),
+        ("civitai:12@368189+7.safetensor", r"glued to the id; write civitai:368189\+7"),
+        ("civitai:" + "9" * 5000, "not a known source"),
+        ("https://civitai.com/models/1?modelVersionId=" + "9" * 5000, "names a model, not"),
+        ("https://civitai.com/api/download/models/5?Token=abc", "set CIVITAI_TOKEN"),
+        ("https://host/x.safetensors?api_key=abc", "holds a token"),
+        ("hf://a/b@main/../x.safetensors", "no file of a repository"),
+        ("hf://a/b@main/x/", "no file of a repository"),
         ("urn:air:sdxl:lora:civitai:12", "only with its version"),
         ("https://civitai.com/models/12", "names a model, not a version"),
         ("https://civitai.com/user/x", "names no model version"),

@@ -1,0 +1,136 @@
+"""A webui in memory: what the handler's tests need of its process and its client, under their control."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runtime.webui.client import WebuiAnswerError, WebuiError, WebuiUnreachableError
+from runtime.webui.process import WebuiProcessError
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class FakeWebui:
+    """Stands for `WebuiProcess` and its client at once.
+
+    `script` holds what happens in each call of txt2img, in order: an exception to raise, a function to
+    call with the payload, or a dict of changes to the answer's info. After its end every call succeeds.
+    """
+
+    def __init__(self, *script: Any) -> None:
+        self.client = self
+        self.script = list(script)
+        self.payloads: list[dict[str, Any]] = []
+        self.exit_code: int | None = None
+        self.settings: list[dict[str, Any]] = []
+        self.starts = 1
+        self.stops = 0
+        self.interrupts = 0
+        self.interrupted = threading.Event()
+        self.asked = threading.Event()
+        """Set by each question for the progress."""
+        self.state: dict[str, Any] = {"sampling_step": 0, "sampling_steps": 20, "job_no": 0}
+        self.fails_to_start = False
+        self.missing_models = 0
+        self.answers_progress = True
+        self.heeds_interrupts = True
+
+    def start(self) -> None:
+        self.starts += 1
+        self.exit_code = None
+
+    def stop(self, _grace_s: float = 5.0) -> None:
+        self.stops += 1
+        self.exit_code = -9
+        self.interrupted.set()
+
+    def wait_until_loaded(self, _deadline_s: float) -> None:
+        if self.fails_to_start:
+            raise WebuiProcessError("the webui exited with code 1", ["last words"])
+
+    def last_lines(self, _count: int = 30) -> list[str]:
+        return ["/webui/secret/path.py: last words"]
+
+    def get(self, name: str) -> list[dict[str, Any]]:
+        return {
+            "samplers": [{"name": "Euler"}, {"name": "DPM++ 2M"}],
+            "schedulers": [{"name": "karras", "label": "Karras"}],
+            "upscalers": [{"name": "None"}],
+            "latent-upscale-modes": [{"name": "Latent"}],
+            "prompt-styles": [],
+        }[name]
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "live_previews_enable": True,
+            "CLIP_stop_at_last_layers": 1,
+            "samples_format": "png",
+        }
+
+    def call(self, method: str, path: str, payload: Any) -> None:
+        assert (method, path) == ("POST", "/sdapi/v1/options")
+        self.settings.append(dict(payload))
+
+    def progress(self) -> dict[str, Any]:
+        self.asked.set()
+        if not self.answers_progress:
+            raise WebuiUnreachableError("no answer")
+        return {"progress": 0.5, "eta_relative": 1.25, "state": dict(self.state)}
+
+    def interrupt(self, *, timeout_s: float = 1.0) -> None:
+        self.interrupts += 1
+        if self.heeds_interrupts:
+            self.interrupted.set()
+
+    def txt2img(self, payload: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+        self.payloads.append(dict(payload))
+        self.interrupted.clear()
+        step = self.script.pop(0) if self.script else {}
+        if isinstance(step, WebuiError):
+            raise step
+        changes = step(payload) if callable(step) else step
+        return make_answer(payload, changes or {})
+
+    def dies(self, *, drawing: bool = False) -> Callable[[Mapping[str, Any]], None]:
+        """A step in which the process ends, after it began to draw or before."""
+
+        def step(_payload: Mapping[str, Any]) -> None:
+            if drawing:
+                self.state["sampling_step"] = 3
+                # The second question comes after the first one's answer was taken note of.
+                for _ in range(2):
+                    self.asked.clear()
+                    assert self.asked.wait(60)
+            self.exit_code = -9
+            raise WebuiUnreachableError("the connection broke")
+
+        return step
+
+    def draws_until_interrupted(self, _payload: Mapping[str, Any]) -> None:
+        self.interrupted.wait(120)
+        if self.exit_code is not None:
+            raise WebuiUnreachableError("the connection broke")
+
+
+def make_answer(payload: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    count = payload.get("batch_size", 1) * payload.get("n_iter", 1)
+    seed = payload.get("seed", 7)
+    overrides = payload.get("override_settings", {})
+    info = {
+        "all_seeds": [seed + number for number in range(count)],
+        "infotexts": [f"picture {number}" for number in range(count)],
+        "sd_model_name": overrides.get("sd_model_checkpoint", "base"),
+        "extra_generation_params": {},
+        **changes,
+    }
+    image = base64.b64encode(PNG + bytes(100)).decode()
+    return {"images": [image] * count, "parameters": dict(payload), "info": json.dumps(info)}
+
+
+def out_of_memory(_payload: Mapping[str, Any] | None = None) -> WebuiAnswerError:
+    detail = "CUDA out of memory. Tried to allocate 4.50 GiB in /webui/modules/x.py"
+    return WebuiAnswerError(status=500, kind="OutOfMemoryError", detail=detail)

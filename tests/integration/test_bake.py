@@ -1,0 +1,209 @@
+"""The main job, on the real engine: the demo from nothing, again, killed at every step, changed."""
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bake.image.base_source import read_base_from_layout
+from demo.webui.options import DEFAULTS
+from tests.integration.bakery_case import (
+    Bakery,
+    Events,
+    began,
+    digest_of,
+    dominant,
+    draw,
+    make_bakery,
+)
+from tests.integration.conftest import run
+from tests.integration.registry_case import running_registry
+
+STEPS = ["base", "warmup", "environment", "runtime", "assemble", "load", "verify"]
+
+
+@pytest.fixture(scope="module")
+def bakery(
+    engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bakery]:
+    yield make_bakery(tmp_path_factory.mktemp("bakery"), engine, slim_image)
+    listed = run("docker", "images", "--quiet", "127.0.0.1:5005/bakery-test", env=engine)
+    for image in set(listed.stdout.split()):
+        run("docker", "image", "rm", "--force", image, env=engine)
+
+
+@pytest.fixture(scope="module")
+def baked(bakery: Bakery) -> Events:
+    return bakery.bake()
+
+
+@pytest.fixture(scope="module")
+def pictures(
+    bakery: Bakery, baked: Events, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    reference = next(event["reference"] for event in baked if event["event"] == "image")
+    folder = tmp_path_factory.mktemp("pictures")
+    circle, square = "a red circle on a white background", "a blue square on a white background"
+    return {
+        "circle": draw(bakery, reference, circle, folder / "1"),
+        "again": draw(bakery, reference, circle, folder / "2"),
+        "square": draw(bakery, reference, square, folder / "3"),
+    }
+
+
+def test_the_first_bake_runs_every_step(baked: Events, bakery: Bakery) -> None:
+    # Sources that publish no digest are pinned by bringing them into the store, so nothing is fetched.
+    assert [step for step in began(baked) if not step.startswith("pin ")] == ["lock", *STEPS]
+    assert bakery.containers() == ""
+    assert not (bakery.build / "demo" / "tmp").exists()
+    report = json.loads((bakery.build / "demo" / "report.json").read_text())
+    assert report["digest"] == digest_of(baked)
+    assert report["warmup"]["device"] == "cpu"
+    config = next((bakery.build / "demo" / "harvest").rglob("config.json"))
+    assert json.loads(config.read_text()).keys() == DEFAULTS.keys()
+    picture = Image.open(bakery.build / "demo" / "picture.png")
+    assert picture.size == (512, 512)
+
+
+def test_a_red_circle_is_red(pictures: dict[str, bytes]) -> None:
+    red, green, blue = dominant(pictures["circle"], at=(0.5, 0.5))
+    assert red > 150
+    assert green < 110
+    assert blue < 110
+    assert min(dominant(pictures["circle"], at=(0.04, 0.04))) > 200
+
+
+def test_a_blue_square_is_blue(pictures: dict[str, bytes]) -> None:
+    red, green, blue = dominant(pictures["square"], at=(0.5, 0.5))
+    assert blue > 150
+    assert red < 110
+    assert green < 150
+
+
+def test_the_same_seed_gives_the_same_bytes(pictures: dict[str, bytes]) -> None:
+    assert pictures["circle"] == pictures["again"]
+
+
+def test_nothing_changed_means_nothing_runs(baked: Events, bakery: Bakery) -> None:
+    again = bakery.bake()
+    assert began(again) == []
+    assert digest_of(again) == digest_of(baked)
+
+
+def test_another_machine_makes_the_same_image(
+    baked: Events, bakery: Bakery, engine: dict[str, str], slim_image: str, tmp_path: Path
+) -> None:
+    """A clean store and a clean build folder; the base is the same, as its digest is an input."""
+    other = make_bakery(tmp_path, engine, slim_image)
+    lock = bakery.manifest.with_suffix(".lock.json")
+    other.manifest.with_suffix(".lock.json").write_bytes(lock.read_bytes())
+    assert digest_of(other.bake("--locked")) == digest_of(baked)
+
+
+def test_an_edit_runs_only_what_depends_on_it(
+    baked: Events, bakery: Bakery, tmp_path: Path
+) -> None:
+    text = bakery.manifest.read_text()
+    try:
+        bakery.manifest.write_text(text.replace("red circle", "green triangle"))
+        planned = run(*bakery.command("plan", "--json"), env=bakery.environment)
+        assert planned.returncode == 0, planned.stderr
+        steps = {step["step"]: step for step in json.loads(planned.stdout)["steps"]}
+        assert steps["warmup"]["why"] == "warmup changed"
+        assert [name for name, step in steps.items() if step["runs"]] == [
+            "warmup", "assemble", "load", "verify",
+        ]  # fmt: skip
+        assert began(bakery.bake()) == ["warmup", "assemble", "load", "verify"]
+    finally:
+        bakery.manifest.write_text(text)
+        bakery.bake()
+
+
+def test_a_plan_leaves_the_containers_of_a_running_bake_alone(
+    baked: Events, bakery: Bakery, engine: dict[str, str], slim_image: str
+) -> None:
+    label = f"bakery.run={bakery.build}/demo"
+    made = run("docker", "create", "--label", label, slim_image, "true", env=engine)
+    assert made.returncode == 0, made.stderr
+    try:
+        planned = run(*bakery.command("plan"), env=bakery.environment)
+        assert planned.returncode == 0, planned.stderr
+        assert bakery.containers().strip() == made.stdout[:12]
+    finally:
+        run("docker", "rm", made.stdout.strip(), env=engine)
+
+
+def test_the_image_is_written_as_a_layout(baked: Events, bakery: Bakery, tmp_path: Path) -> None:
+    target = f"oci:{tmp_path}/layout:1"
+    ended = run(*bakery.command("push"), target, env=bakery.environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == [target, digest_of(baked)]
+    assert read_base_from_layout(tmp_path / "layout").identity == digest_of(baked)
+    if shutil.which("skopeo"):
+        inspected = run("skopeo", "inspect", target)
+        assert inspected.returncode == 0, inspected.stderr
+        shown = json.loads(inspected.stdout)
+        assert shown["Digest"] == digest_of(baked)
+        assert shown["Labels"]["bakery.sdk"].startswith("runpod ")
+
+
+def test_a_base_in_the_registry_is_mounted(
+    baked: Events, bakery: Bakery, engine: dict[str, str], slim_image: str, tmp_path: Path
+) -> None:
+    record = json.loads((bakery.build / "demo" / "state" / "base.json").read_text())
+    other = make_bakery(tmp_path, engine, slim_image)
+    text = other.manifest.read_text()
+    with running_registry(engine) as registry:
+        base = f"{registry}/bakery-test-base:1"
+        for command in (["tag", record["result"]["image"], base], ["push", "--quiet", base]):
+            ended = run("docker", *command, env=engine)
+            assert ended.returncode == 0, ended.stderr
+        digests = '{{join .RepoDigests "\\n"}}'
+        shown = run("docker", "image", "inspect", "--format", digests, base, env=engine)
+        pinned = next(line for line in shown.stdout.split() if line.startswith(f"{registry}/"))
+        target = f"{registry}/bakery-test-{time.time_ns()}"
+        ready = f"base:\n  image: {pinned}\nimage: {target}\n"
+        other.manifest.write_text(text[: text.index("base:")] + ready)
+        events = other.bake("--push")
+    pushed = next(event for event in events if event["event"] == "pushed")
+    assert {layer["how"] for layer in pushed["layers"] if layer["kind"] == "base"} == {"mounted"}
+    for image in (base, next(event["reference"] for event in events if event["event"] == "image")):
+        assert run("docker", "image", "rm", image, env=engine).returncode == 0
+
+
+def test_a_bake_that_was_killed_in_any_step_ends_the_same(
+    baked: Events, bakery: Bakery, engine: dict[str, str], slim_image: str, tmp_path: Path
+) -> None:
+    first_lock = bakery.manifest.with_suffix(".lock.json").read_bytes()
+    bakery = make_bakery(tmp_path, engine, slim_image)
+    assert bakery.kill_in_step("lock", signal.SIGKILL) == -signal.SIGKILL
+    locked = run(*bakery.command("lock")[:3], env=bakery.environment)
+    assert locked.returncode == 0, locked.stderr
+    # The lock has the date, which may be tomorrow's by now.
+    bakery.manifest.with_suffix(".lock.json").write_bytes(first_lock)
+    shutil.rmtree(bakery.environment["BAKE_STORE"])
+    for step in ["fetch", *STEPS]:
+        assert bakery.kill_in_step(step, signal.SIGKILL) == -signal.SIGKILL
+    events = bakery.bake()
+    assert digest_of(events) == digest_of(baked)
+    assert bakery.containers() == ""
+    folder = bakery.build / "demo"
+    assert not (folder / "tmp").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".part"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "ctrl-c"]
+)
+def test_an_interrupted_bake_cleans_up_at_once(
+    engine: dict[str, str], slim_image: str, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    bakery = make_bakery(tmp_path, engine, slim_image)
+    assert bakery.kill_in_step("warmup", number) == status
+    assert bakery.containers() == ""
+    assert not (bakery.build / "demo" / "tmp").exists()

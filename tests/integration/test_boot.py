@@ -1,0 +1,140 @@
+"""`python -m runtime.boot` as a process: what a warm-up records, and a start that uses it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import sys, time
+import colorsys, part
+from modules import sd_models
+print("argv", sys.argv[1:], "name", __name__, "part", part.value, flush=True)
+print("loaded", sd_models.load_model(), flush=True)
+import gc
+from http.server import HTTPServer, BaseHTTPRequestHandler
+print("collector", gc.isenabled(), flush=True)
+class Server(HTTPServer):
+    def service_actions(self):  # called in the loop of serve_forever
+        print("serving", gc.isenabled(), flush=True)
+        self.service_actions = lambda: None
+server = Server(("127.0.0.1", 0), BaseHTTPRequestHandler)
+if "serve" in sys.argv:
+    server.serve_forever()
+"""
+
+
+@pytest.fixture
+def webui(tmp_path: Path) -> Path:
+    """A script with modules of its own, one named as AUTOMATIC1111's, all compiled."""
+    folder = tmp_path / "webui"
+    (folder / "modules").mkdir(parents=True)
+    (folder / "modules" / "__init__.py").write_text("")
+    (folder / "modules" / "sd_models.py").write_text("def load_model():\n    return 'model'\n")
+    (folder / "part.py").write_text("value = 3\n")
+    (folder / "script.py").write_text(SCRIPT)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(folder)], check=True)
+    return folder
+
+
+def boot(webui: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "runtime.boot", str(webui / "script.py"), *arguments],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environment},
+        cwd=webui,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(webui: Path, *arguments: str, **environment: str) -> tuple[str, str]:
+    process = boot(webui, *arguments, **environment)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def events(path: Path) -> list[str]:
+    return [json.loads(line)["name"] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("choice", "collects"), [("plain", True), ("-gc", True), ("all", False)])
+def test_the_script_runs_as_upstream_starts_it(
+    webui: Path, tmp_path: Path, choice: str, collects: bool
+) -> None:
+    timeline = tmp_path / "timeline.jsonl"
+    out, err = run(webui, "--a", "b", BAKERY_BOOT=choice, BAKERY_TIMELINE=str(timeline))
+    assert out.splitlines() == [
+        "argv ['--a', 'b'] name __main__ part 3",
+        "loaded model",
+        f"collector {collects}",
+    ]
+    assert err == ""
+    assert events(timeline) == ["boot", "model-expected", "model"]
+
+
+def test_a_name_that_is_no_trick(webui: Path, tmp_path: Path) -> None:
+    _, err = run(webui, BAKERY_BOOT="-gcc", BAKERY_TIMELINE=str(tmp_path / "t"))
+    assert err.startswith("boot: BAKERY_BOOT names no trick: gcc (there are pages, ")
+
+
+def test_a_model_that_does_not_load_is_an_event(webui: Path, tmp_path: Path) -> None:
+    text = "def load_model():\n    raise MemoryError('too large')\n"
+    (webui / "modules" / "sd_models.py").write_text(text)
+    process = boot(webui, BAKERY_TIMELINE=str(tmp_path / "t"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "MemoryError: too large" in err
+    last = json.loads((tmp_path / "t").read_text().splitlines()[-1])
+    assert (last["name"], last["error"]) == ("model-failed", "MemoryError('too large')")
+
+
+def record(webui: Path, folder: Path, tmp_path: Path) -> dict[str, bytes]:
+    process = boot(
+        webui, "serve", BAKERY_RECORD=str(folder), BAKERY_TIMELINE=str(tmp_path / "timeline.jsonl")
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("serving"):
+            assert line == "serving True\n"
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_record_is_the_same_twice_and_the_next_start_uses_it(webui: Path, tmp_path: Path) -> None:
+    time.sleep(1.1)  # what is modified during a start is left out, by whole seconds on some disks
+    first = record(webui, tmp_path / "first", tmp_path)
+    second = record(webui, tmp_path / "second", tmp_path)
+    assert list(first) == ["hashes.json", "modules.pack", "read-ahead.json"]
+    assert first == second
+    assert b"colorsys" in first["modules.pack"]
+    (webui / "part.py").unlink()
+    (webui / "__pycache__").rename(webui / "gone")
+    timeline = tmp_path / "next.jsonl"
+    with_harvest = {"BAKERY_HARVEST": str(tmp_path / "first"), "BAKERY_TIMELINE": str(timeline)}
+    process = boot(webui, **with_harvest)
+    _, err = process.communicate(timeout=120)
+    # The script's own tree is checked file by file: a module that is gone is not taken from the pack.
+    assert "No module named 'part'" in err
+    (webui / "part.py").write_text("value = 3\n")
+    # It serves until all is written: threads that read ahead end with a process that ends.
+    process = boot(webui, "serve", **with_harvest)
+    expected = {"boot", "read ahead", "model"}
+    deadline = time.monotonic() + 120
+    while not expected <= set(events(timeline)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    out, err = process.communicate(timeout=120)
+    assert expected <= set(events(timeline))
+    assert "part 3" in out
+    assert err == ""

@@ -1,0 +1,103 @@
+"""A download over TLS: the certificate is checked against the name, whatever address that has."""
+
+import hashlib
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.weights.errors import WeightsError
+from runtime.weights.fetch import fetch_url
+from runtime.weights.http import Credentials
+from runtime.weights.policy import HostPolicy
+from tests.standins import models
+from tests.standins.http_server import Server
+from tests.standins.storage import Blob, Storage
+
+DATA = models.safetensors(models.SDXL, padding_bytes=300_000)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    file = tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    done = subprocess.run(
+        [*command.split(), *names, "-keyout", tmp_path / "key.pem", "-out", file],
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return file
+
+
+@pytest.fixture
+def server(certificate: Path) -> Iterator[Server]:
+    storage = Storage(blobs={"x.safetensors": Blob(data=DATA)})
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    storage.server.socket = context.wrap_socket(storage.server.socket, server_side=True)
+    yield storage.server
+    storage.close()
+
+
+def test_a_trusted_server(server: Server, certificate: Path, tmp_path: Path) -> None:
+    fetched = fetch_url(
+        f"https://localhost:{server.server_port}/plain/x.safetensors?secret=1",
+        tmp_path / "there" / "x.safetensors",
+        policy=HostPolicy(loopback=True),
+        ca_bundle=str(certificate),
+        connections=3,
+    )
+    assert fetched.path.read_bytes() == DATA
+    assert fetched.sha256 == hashlib.sha256(DATA).hexdigest()
+    assert fetched.size_bytes == len(DATA)
+    assert "secret" not in fetched.url
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_an_untrusted_server_or_name(
+    server: Server, certificate: Path, tmp_path: Path, host: str
+) -> None:
+    with pytest.raises(WeightsError, match="certificate is not trusted here") as raised:
+        fetch_url(
+            f"https://{host}:{server.server_port}/plain/x.safetensors",
+            tmp_path / "x.safetensors",
+            policy=HostPolicy(loopback=True),
+            ca_bundle=str(certificate) if host == "127.0.0.1" else None,
+            credentials=Credentials(origin=f"https://{host}:{server.server_port}", value="s3cret"),
+        )
+    assert raised.value.kind == "tls"
+    assert server.requests == []
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_download_is_not_repeated_when_its_digest_is_there(
+    server: Server, certificate: Path, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256(DATA).hexdigest()
+    url = f"https://localhost:{server.server_port}/plain/x.safetensors"
+    for _ in range(2):
+        fetch_url(
+            url,
+            tmp_path / "x.safetensors",
+            policy=HostPolicy(loopback=True),
+            ca_bundle=str(certificate),
+            sha256=digest,
+        )
+    assert len(server.requests) == 1
+
+
+def test_a_worker_does_not_reach_this_machine(server: Server, tmp_path: Path) -> None:
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        with pytest.raises(WeightsError) as raised:
+            fetch_url(
+                f"https://{host}:{server.server_port}/plain/x.safetensors",
+                tmp_path / "x.safetensors",
+                policy=HostPolicy(),
+            )
+        assert raised.value.kind == "host"
+    assert server.requests == []

@@ -1,0 +1,22 @@
+"""Free ports for processes that want a number before they start."""
+
+import random
+import socket
+
+# Below the ports that the kernel gives to outgoing connections, one of which could take a port again
+# between its choice and its use.
+_PORTS = random.sample(range(10_000, 32_000), 22_000)
+
+
+def free_port() -> int:
+    """A port of loopback on which nobody listens, another at each call."""
+    while True:
+        port = _PORTS.pop()
+        with socket.socket() as probe:
+            # As a server would: connections that ended a moment ago are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port

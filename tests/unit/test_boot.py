@@ -1,0 +1,443 @@
+"""The boot module's parts that need no webui: choice, hooks, lazy modules, the pack, hashes."""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import py_compile
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.boot import (
+    hashes,
+    hooks,
+    lazy,
+    pack,
+    pages,
+    read_ahead,
+    room,
+    stack,
+    timeline,
+    weights,
+)
+from runtime.boot.choice import choose
+from runtime.boot.context import Context
+from runtime.worker import WEIGHTS_MTIME
+
+NAMES = ("pages", "gc", "ui")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    before, modules = list(sys.meta_path), set(sys.modules)
+    monkeypatch.setenv("BAKERY_TIMELINE", str(tmp_path / "timeline.jsonl"))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    (tmp_path / "site").mkdir()
+    yield
+    sys.meta_path[:] = before
+    for name in set(sys.modules) - modules:
+        if name.startswith("bakery_"):
+            del sys.modules[name]
+
+
+def write_module(tmp_path: Path, name: str, text: str) -> Path:
+    path = tmp_path / "site" / (name + ".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    importlib.invalidate_caches()
+    return path
+
+
+def context(*arguments: str) -> Context:
+    return Context(script="script.py", arguments=arguments, began=0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen", "unknown"),
+    [
+        ("all", ["pages", "gc", "ui"], []),
+        ("", ["pages", "gc", "ui"], []),
+        ("plain", [], []),
+        ("-gc", ["pages", "ui"], []),
+        ("-gc,-ui", ["pages"], []),
+        ("ui,gc", ["gc", "ui"], []),
+        ("-gx", ["pages", "gc", "ui"], ["gx"]),
+    ],
+)
+def test_choice(text: str, chosen: list[str], unknown: list[str]) -> None:
+    assert choose(text, NAMES) == (chosen, unknown)
+
+
+def test_options_are_read_as_argparse_reads_them() -> None:
+    it = context("--ckpt", "/a", "--port=3000", "--ckpt=/b", "--no-half")
+    assert it.option("--ckpt") == "/b"
+    assert it.option("--port") == "3000"
+    assert it.option("--vae-path") is None
+    assert it.has_flag("--no-half")
+
+
+def test_timeline_line(tmp_path: Path) -> None:
+    timeline.write("model", 1.0, 2.5, tricks=["gc"])
+    line = (tmp_path / "timeline.jsonl").read_text()
+    assert json.loads(line) == {"name": "model", "began": 1.0, "ended": 2.5, "tricks": ["gc"]}
+    assert line.endswith("\n")
+
+
+def test_hook_runs_after_the_module_and_a_failure_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_module(tmp_path, "bakery_hooked", "value = 1\n")
+    seen = []
+    hooks.after_import("bakery_hooked", lambda module: seen.append(module.value), trick="one")
+    hooks.after_import("bakery_hooked", lambda module: module.nothing, trick="two")
+    module = importlib.import_module("bakery_hooked")
+    assert seen == [1]
+    assert "value = 1" in inspect.getsource(module)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("boot: two is off, bakery_hooked is not as expected: AttributeError")
+
+
+def test_hook_on_a_module_that_is_there() -> None:
+    seen: list[Any] = []
+    hooks.after_import("json", seen.append, trick="one")
+    assert seen == [json]
+
+
+def make_lazy(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(lazy, "LAZY", frozenset(names))
+    lazy.install(context())
+
+
+def test_lazy_module_runs_at_its_first_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_module(tmp_path, "bakery_slow", "print('run')\nvalue = 2\n")
+    make_lazy(monkeypatch, "bakery_slow")
+    module = importlib.import_module("bakery_slow")
+    assert not hasattr(module, "__nothing__")
+    assert capsys.readouterr().out == ""
+    assert module.value == 2
+    assert importlib.import_module("bakery_slow").value == 2
+    assert capsys.readouterr().out == "run\n"
+    with pytest.raises(AttributeError, match="'bakery_slow' has no attribute 'other'"):
+        _ = module.other
+
+
+def test_a_lazy_package_runs_before_its_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_module(tmp_path, "bakery_pkg/__init__", "print('package')\n")
+    write_module(tmp_path, "bakery_pkg/part", "print('part')\n")
+    write_module(tmp_path, "bakery_pkg/late", "print('late')\n")
+    make_lazy(monkeypatch, "bakery_pkg", "bakery_pkg.late")
+    importlib.import_module("bakery_pkg.late")
+    assert capsys.readouterr().out == ""
+    importlib.import_module("bakery_pkg.part")
+    assert capsys.readouterr().out == "package\npart\n"
+
+
+def test_lazy_functions_decorators_and_placeholders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "print('run')\ntold = []\nclass Kind: pass\n"
+    text += "def double(x): return 2 * x\ndef mark(f):\n    told.append(f)\n    return f\n"
+    write_module(tmp_path, "bakery_tools", text)
+    write_module(
+        tmp_path,
+        "bakery_asks",
+        "from bakery_tools import Kind, double, mark\n@mark\ndef f(): pass\n",
+    )
+    monkeypatch.setattr(lazy, "FUNCTIONS", {"bakery_tools": ("double",)})
+    monkeypatch.setattr(lazy, "DECORATORS", {"bakery_tools": ("mark",)})
+    monkeypatch.setattr(lazy, "PLACEHOLDERS", {"bakery_tools": (("Kind",), ("bakery_asks",))})
+    make_lazy(monkeypatch, "bakery_tools")
+    asks = importlib.import_module("bakery_asks")
+    assert capsys.readouterr().out == ""
+    assert asks.double(4) == 8
+    assert capsys.readouterr().out == "run\n"
+    tools = importlib.import_module("bakery_tools")
+    assert tools.told == [asks.f]
+    assert tools.Kind is not asks.Kind
+    assert not isinstance(tools.Kind(), asks.Kind)
+
+
+def test_a_module_asked_by_others_is_no_placeholder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_module(tmp_path, "bakery_tools", "class Kind: value = 7\n")
+    monkeypatch.setattr(lazy, "PLACEHOLDERS", {"bakery_tools": (("Kind",), ("bakery_asks",))})
+    make_lazy(monkeypatch, "bakery_tools")
+    assert importlib.import_module("bakery_tools").Kind.value == 7
+
+
+def test_cheap_stack_names_the_same_callers() -> None:
+    cheap = [(each.filename, each.function) for each in stack._CheapInspect().stack()]
+    assert cheap == [(each.filename, each.function) for each in inspect.stack(0)]
+
+
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    """A harvest with the module bakery_packed, whose source says something else by now."""
+    path = write_module(tmp_path, "bakery_packed", "value = 'old'\n")
+    os.utime(path, (WEIGHTS_MTIME, WEIGHTS_MTIME))
+    py_compile.compile(str(path))
+    module = importlib.import_module("bakery_packed")
+    again = pack.make_pack([("bakery_packed", module), ("json", json)])
+    assert again == pack.make_pack([("json", json), ("bakery_packed", module)])
+    del sys.modules["bakery_packed"]
+    harvest = tmp_path / "harvest"
+    harvest.mkdir()
+    (harvest / pack.FILE).write_bytes(again)
+    path.write_text("value = 'much newer'\n")
+    os.utime(tmp_path / "site", (WEIGHTS_MTIME, WEIGHTS_MTIME))
+    monkeypatch.setenv("BAKERY_HARVEST", str(harvest))
+    return tmp_path / script
+
+
+def install_pack(script: Path) -> None:
+    pack.install(Context(script=str(script), arguments=(), began=0.0))
+
+
+def test_pack_answers_without_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = packed(tmp_path, monkeypatch, "elsewhere/script.py")
+    content = (tmp_path / "harvest" / pack.FILE).read_bytes()
+    index, code = pack.read_pack(memoryview(content))
+    index["roots"][str(tmp_path / "site")] = WEIGHTS_MTIME
+    text = json.dumps(index).encode()
+    (tmp_path / "harvest" / pack.FILE).write_bytes(len(text).to_bytes(8, "little") + text + code)
+    install_pack(script)
+    module = importlib.import_module("bakery_packed")
+    assert module.value == "old"
+    assert module.__file__ == str(tmp_path / "site" / "bakery_packed.py")
+    # Whoever asks again gets what is there now.
+    del sys.modules["bakery_packed"]
+    assert importlib.import_module("bakery_packed").value == "much newer"
+
+
+def test_pack_is_left_where_a_root_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_pack(packed(tmp_path, monkeypatch, "elsewhere/script.py"))
+    assert importlib.import_module("bakery_packed").value == "much newer"
+    assert f"boot: pack is off below {tmp_path / 'site'}" in capsys.readouterr().err
+
+
+def test_pack_checks_every_file_beside_the_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_pack(packed(tmp_path, monkeypatch, "site/script.py"))
+    assert importlib.import_module("bakery_packed").value == "much newer"
+
+
+def test_pack_of_another_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = packed(tmp_path, monkeypatch, "elsewhere/script.py")
+    monkeypatch.setattr(importlib.util, "MAGIC_NUMBER", b"\0\0\0\0")
+    install_pack(script)
+    assert "boot: pack is off: it was made by another Python" in capsys.readouterr().err
+
+
+def test_read_ahead_reads_what_there_is(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(bytes(3 << 20))
+    read_ahead.read_ahead([(str(path), 0, 3 << 20), (str(tmp_path / "missing"), 0, 10)])
+    assert all(read_ahead.resident_pages(str(path), 0, 3 << 20))
+
+
+def test_list_of_ranges(tmp_path: Path) -> None:
+    small, new = tmp_path / "small", tmp_path / "new"
+    small.write_text("content")
+    new.write_text("content")
+    os.utime(small, (WEIGHTS_MTIME, WEIGHTS_MTIME))
+    opened = [str(small), str(new), str(tmp_path / "gone")]
+    # pytest's own folder is below /tmp, whose files are no inputs of a start.
+    original = pages._size
+    try:
+        pages._size = lambda path, before: 7 if Path(path).stat().st_mtime < before else 0
+        found = pages.make_list(opened[:2], leave_out=[], before=WEIGHTS_MTIME + 10)["files"]
+    finally:
+        pages._size = original
+    assert found[str(small)] == [[0, 7]]
+    assert str(new) not in found
+    assert pages._size(str(small), 2e9) == (0 if str(tmp_path).startswith("/tmp/") else 7)
+    assert pages._merge({0, 1, 5}, (5 << 20) + 3) == [[0, 2 << 20], [5 << 20, 3]]
+    assert list(found) == sorted(found)
+
+
+def write_safetensors(path: Path, header: dict[str, Any], data: bytes) -> None:
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    header = {
+        "__metadata__": {"a": "b"},
+        "x.late": {"dtype": "F16", "shape": [2, 2], "data_offsets": [8, 16]},
+        "y.early": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]},
+    }
+    pad = -(8 + len(json.dumps(header))) % 8
+    header["__metadata__"] = {"a": "b" + " " * pad}
+    write_safetensors(path, header, bytes(16))
+    late, early = reversed(room.read_header(str(path)))
+    assert (early.name, early.kind, early.count, early.group) == (
+        "y.early",
+        "int64",
+        1,
+        ("y", "int64"),
+    )
+    assert (late.shape, late.count, late.begin) == ((2, 2), 4, early.begin + 8)
+
+
+def test_header_with_a_type_or_an_offset_that_boot_leaves_to_upstream(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, {"x": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, b"0")
+    with pytest.raises(KeyError, match="F8_E4M3"):
+        room.read_header(str(path))
+    entry = {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}
+    name = "x" if len(json.dumps({"x": entry})) % 2 else "xx"
+    write_safetensors(path, {name: entry}, b"00")
+    with pytest.raises(ValueError, match="begins at the odd offset"):
+        room.read_header(str(path))
+
+
+def write_checkpoint(path: Path) -> None:
+    entries = {"a.n": ("I64", 1), "a.x": ("F16", 3), "b.y": ("F16", 200), "a.z": ("F16", 300)}
+    header, at = {}, 0
+    for name, (kind, count) in entries.items():
+        end = at + count * (8 if kind == "I64" else 2)
+        header[name] = {"dtype": kind, "shape": [count], "data_offsets": [at, end]}
+        at = end
+    pad = -(8 + len(json.dumps({"__metadata__": {"a": ""}, **header}))) % 8
+    write_safetensors(path, {"__metadata__": {"a": " " * pad}, **header}, bytes(at))
+
+
+@pytest.mark.parametrize(
+    ("to_float", "kind", "begins"), [(False, "float16", 256), (True, "float32", 128)]
+)
+def test_tensors_of_a_component_lie_together_and_aligned(
+    tmp_path: Path, to_float: bool, kind: str, begins: int
+) -> None:
+    write_checkpoint(tmp_path / "a.safetensors")
+    groups = room.make_groups(str(tmp_path / "a.safetensors"), to_float=to_float)
+    assert [[each.name for each in group.members] for group in groups] == [
+        ["a.n"],
+        ["a.x", "a.z"],
+        ["b.y"],
+    ]
+    assert [group.kind for group in groups] == ["int64", kind, kind]
+    assert groups[1].places == [(0, 3), (begins, 300)]
+    assert all(begin * group.item_bytes % 512 == 0 for group in groups for begin, _ in group.places)
+    assert [len(group.allocate()) for group in groups] == [
+        group.count * group.item_bytes for group in groups
+    ]
+    assert groups[0].allocate() is groups[0].allocate()
+
+
+def test_touched_memory_is_there_and_stays_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path / "a.safetensors")
+    monkeypatch.setattr(room, "TOUCH_BYTES", 700)
+    groups = room.make_groups(str(tmp_path / "a.safetensors"), to_float=True)
+    pieces = [piece for group in groups for piece in room._split(group.allocate())]
+    assert sum(size for _, _, size in pieces) == sum(len(group.allocate()) for group in groups)
+    touch = room.Touch(groups)
+    touch.stop()
+    before = groups[0].allocate()[:]
+    groups[0].allocate()[:1] = b"x"
+    touch.stop()  # nothing writes after it
+    assert before == bytes(len(before))
+    assert groups[0].allocate()[:1] == b"x"
+
+
+class Torch:
+    """As much of torch as a copy between tensors needs."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.copied: list[str] = []
+
+    def get_num_threads(self) -> int:
+        return 1
+
+    def _foreach_copy_(self, targets: tuple[str, ...], _sources: tuple[Any, ...]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.copied += targets
+
+
+class Source:
+    def numel(self) -> int:
+        return 3
+
+    def element_size(self) -> int:
+        return 2
+
+
+def prepared_for(path: Path) -> weights.Prepared:
+    write_checkpoint(path)
+    arguments = ("--no-half", "--use-cpu", "all")
+    return weights.Prepared(str(path), Context(script="webui.py", arguments=arguments, began=0.0))
+
+
+def test_every_tensor_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "PIECE_BYTES", 12)
+    torch = Torch()
+    names = [str(number) for number in range(101)]
+    prepared_for(tmp_path / "a.safetensors")._copy(torch, [(name, Source()) for name in names])
+    assert sorted(torch.copied, key=int) == names
+
+
+@pytest.mark.parametrize("error", [IndexError("out of range"), RuntimeError("no memory")])
+def test_a_copy_that_fails_leaves_the_file_to_the_webui(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    prepared = prepared_for(tmp_path / "a.safetensors")
+    prepared.make_room()
+    assert prepared.groups
+    torch = Torch(error)
+    monkeypatch.setattr(prepared, "_prepare", lambda _: prepared._copy(torch, [("a", Source())]))
+    prepared._run(torch)
+    assert prepared.tensors is None
+    assert prepared.groups == []
+    assert f"weights is off: {error!r}" in capsys.readouterr().err
+
+
+def baked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "lora.safetensors"
+    write_safetensors(path, {}, b"data")
+    os.utime(path, (WEIGHTS_MTIME, WEIGHTS_MTIME))
+    worker = {"weights": [{"path": str(path), "size_bytes": path.stat().st_size, "sha256": "ab"}]}
+    (tmp_path / "worker.json").write_text(json.dumps(worker))
+    monkeypatch.setenv("BAKERY_WORKER_FILE", str(tmp_path / "worker.json"))
+    return path
+
+
+def test_hashes_of_baked_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = baked(tmp_path, monkeypatch)
+    extra = tmp_path / hashes.FILE
+    extra.write_text(json.dumps(hashes.make_file(hashes.read_known(""))))
+    known = hashes.read_known(str(extra))
+
+    class Upstream:
+        @staticmethod
+        def sha256_from_cache(filename: str, title: str, use_addnet_hash: bool = False) -> str:
+            return f"upstream {title} {use_addnet_hash}"
+
+    hashes._answer(Upstream, known)
+    assert Upstream.sha256_from_cache(str(path), "lora/lora") == "ab"
+    data = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
+    assert Upstream.sha256_from_cache(str(path), "lora/lora", True) == data
+    assert Upstream.sha256_from_cache("/other", "x") == "upstream x False"
+    os.utime(path, (WEIGHTS_MTIME + 5, WEIGHTS_MTIME + 5))
+    assert Upstream.sha256_from_cache(str(path), "lora/lora") == "upstream lora/lora False"

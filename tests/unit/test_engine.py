@@ -1,0 +1,92 @@
+"""What the engine's gateway decides without an engine."""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from bake.console import Console
+from bake.errors import MachineError
+from bake.image.engine import Engine, build_secrets, buildx_version
+
+
+def test_a_build_is_lent_what_the_machine_has(tmp_path: Path) -> None:
+    bundle, conf = tmp_path / "ca.pem", tmp_path / "pip.conf"
+    bundle.touch()
+    conf.touch()
+    assert build_secrets({"SSL_CERT_FILE": str(bundle), "PIP_CONFIG_FILE": str(conf)}) == [
+        "--secret", f"id=ca_bundle,src={bundle}", "--secret", f"id=pip_conf,src={conf}",
+    ]  # fmt: skip
+
+
+def test_our_own_variable_wins(tmp_path: Path) -> None:
+    ours = tmp_path / "ours.pem"
+    ours.touch()
+    found = build_secrets({"BAKE_CA_BUNDLE": str(ours), "SSL_CERT_FILE": "/elsewhere"})
+    assert found == ["--secret", f"id=ca_bundle,src={ours}"]
+
+
+@pytest.mark.parametrize("path", ["", os.devnull, "/no/such/file"])
+def test_what_is_not_there_is_not_lent(path: str) -> None:
+    assert build_secrets({"SSL_CERT_FILE": path, "PIP_CONFIG_FILE": path}) == []
+
+
+def test_no_engine_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    with pytest.raises(MachineError) as caught, Engine(Console(quiet=True)):
+        pass
+    assert f"no Docker Engine answers at unix://{tmp_path}/no.sock" in caught.value.what
+    assert "make engine-start" in str(caught.value)
+
+
+def test_a_docker_without_buildx_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="the docker command is not installed"):
+        buildx_version({"PATH": str(tmp_path)})
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho 'unknown command: docker buildx' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    with pytest.raises(MachineError, match="docker buildx is not installed") as caught:
+        buildx_version({"PATH": str(tmp_path)})
+    assert "docker-buildx-plugin" in (caught.value.hint or "")
+
+
+class InterruptedEngine:
+    """As much of the SDK's client as a container needs; a signal comes while one is created."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+        self.containers = self
+        self.made: list[str] = []
+        self.removed: list[str] = []
+
+    def create(self, image: str, **_options: object) -> "InterruptedEngine":
+        signal.raise_signal(self.number)
+        self.made.append(image)
+        return self
+
+    def remove(self, **_options: object) -> None:
+        self.removed.append(self.made[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_container_is_removed_though_a_signal_came_while_it_was_made(
+    number: signal.Signals,
+) -> None:
+    class CameError(Exception):
+        pass
+
+    def raise_it(_number: int, _frame: FrameType | None) -> None:
+        raise CameError
+
+    engine, client = Engine(Console(quiet=True)), InterruptedEngine(number)
+    engine._client = client  # type: ignore[assignment]
+    before = signal.signal(number, raise_it)
+    try:
+        with pytest.raises(CameError), engine.container("base", run="run"):
+            raise AssertionError("the signal was lost")
+        assert signal.getsignal(number) is raise_it
+    finally:
+        signal.signal(number, before)
+    assert (client.made, client.removed) == (["base"], ["base"])

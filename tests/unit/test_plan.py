@@ -1,0 +1,291 @@
+"""What runs, what is skipped, and why."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bake.image.oci import RAW_LAYER, Descriptor, Layer, LayerKind, sha256_digest
+from bake.lock import Licence, Lock, Pin
+from bake.manifest import Manifest, parse_manifest
+from bake.plan import Known, Options, Plan, StepName, describe_changes, plan_bake
+from bake.state import Record
+
+TEXT = """
+name: example
+family: sdxl
+checkpoint: civitai:1
+loras: {detail: "civitai:2"}
+warmup: {prompt: a red circle}
+image: ghcr.io/you/example
+"""
+OPTIONS = Options(build_args={})
+BASE = {"Dockerfile.base": "1"}
+
+
+def pin(key: str, sha: str, size: int | None = 1000) -> Pin:
+    return Pin(
+        key=key, role="checkpoint" if key == "checkpoint" else "lora", name=key.rsplit(".", maxsplit=1)[-1],
+        source="", file_name="x.safetensors", size_bytes=size, sha256=sha * 64, url="",
+    )  # fmt: skip
+
+
+LOCK = Lock(
+    manifest_name="example", family="sdxl", pins=(pin("checkpoint", "a"), pin("loras.detail", "b"))
+)
+
+
+def manifest(text: str = TEXT) -> Manifest:
+    return parse_manifest(text, Path("example.yaml"))
+
+
+def known(
+    records: Mapping[str, Record] | None = None,
+    *,
+    gone: StepName | None = None,
+    missing: int = 0,
+    layers: Sequence[Layer] = (),
+) -> Known:
+    def exists(name: StepName, result: Mapping[str, Any]) -> bool:
+        return name != gone
+
+    return Known(
+        record=(records or {}).get,
+        exists=exists,
+        missing_pins=LOCK.pins[len(LOCK.pins) - missing :],
+        layers=layers,
+    )
+
+
+def records_of(plan: Plan) -> dict[str, Record]:
+    return {step.name: Record(document=dict(step.document), result={}) for step in plan.steps}
+
+
+def plan_with(
+    records: Mapping[str, Record] | None = None,
+    *,
+    text: str = TEXT,
+    lock: Lock = LOCK,
+    options: Options = OPTIONS,
+    base: Mapping[str, str] = BASE,
+    **found: Any,
+) -> Plan:
+    return plan_bake(
+        manifest(text), lock, base=base, options=options, known=known(records, **found)
+    )
+
+
+def running(plan: Plan) -> list[str]:
+    return [step.name for step in plan.steps if step.runs]
+
+
+def test_the_first_bake_runs_everything_in_order() -> None:
+    plan = plan_with(missing=2)
+    assert running(plan) == [
+        "fetch", "base", "warmup", "environment", "runtime", "assemble", "load", "verify",
+    ]  # fmt: skip
+    assert plan.step("base").why == "it has not been done yet"
+    assert plan.step("fetch").why == "the store lacks checkpoint, loras.detail"
+    assert plan.step("fetch").size_bytes == 2000
+
+
+def test_an_unknown_size_makes_no_total() -> None:
+    lock = Lock(manifest_name="e", family="sdxl", pins=(pin("checkpoint", "a", None),))
+    found = Known(record=lambda _: None, exists=lambda *_: True, missing_pins=lock.pins)
+    plan = plan_bake(manifest(), lock, base=BASE, options=OPTIONS, known=found)
+    assert plan.step("fetch").size_bytes is None
+
+
+def test_nothing_changed_means_nothing_runs() -> None:
+    assert running(plan_with(records_of(plan_with()))) == []
+
+
+def test_a_new_checkpoint_spares_the_base_and_the_runtime() -> None:
+    moved = Lock(manifest_name="e", family="sdxl", pins=(pin("checkpoint", "c"), LOCK.pins[1]))
+    plan = plan_with(records_of(plan_with()), lock=moved)
+    assert running(plan) == ["warmup", "assemble", "load", "verify"]
+    assert plan.step("warmup").why == "weights checkpoint changed"
+
+
+def test_the_same_bytes_under_another_name_are_warmed_up_with_that_name() -> None:
+    renamed = dataclasses.replace(LOCK.pins[0], name="other")
+    plan = plan_with(
+        records_of(plan_with()), lock=dataclasses.replace(LOCK, pins=(renamed, LOCK.pins[1]))
+    )
+    assert running(plan) == ["warmup", "assemble", "load", "verify"]
+    assert plan.step("warmup").why == "weights checkpoint changed"
+
+
+def test_what_the_lock_says_besides_goes_into_the_image() -> None:
+    licensed = dataclasses.replace(LOCK.pins[0], licence=Licence(name="mit"))
+    plan = plan_with(
+        records_of(plan_with()), lock=dataclasses.replace(LOCK, pins=(licensed, LOCK.pins[1]))
+    )
+    assert running(plan) == ["assemble", "load", "verify"]
+    assert plan.step("assemble").why == "lock changed"
+
+
+def test_a_new_base_moves_all_that_stands_on_it() -> None:
+    plan = plan_with(records_of(plan_with()), base={"Dockerfile.base": "2"})
+    assert running(plan) == ["base", "warmup", "assemble", "load", "verify"]
+    assert plan.step("warmup").why == "base changed"
+
+
+def test_another_prompt_draws_again_only() -> None:
+    plan = plan_with(records_of(plan_with()), text=TEXT.replace("red circle", "blue square"))
+    assert running(plan) == ["warmup", "assemble", "load", "verify"]
+
+
+def test_another_device_draws_again() -> None:
+    plan = plan_with(records_of(plan_with()), options=Options(build_args={}, device="cpu"))
+    assert plan.step("warmup").why == "device changed"
+
+
+def test_a_lost_result_is_made_again_and_nothing_else() -> None:
+    plan = plan_with(records_of(plan_with()), gone="base")
+    assert running(plan) == ["base"]
+    assert plan.step("base").why == "its result is gone"
+
+
+def test_a_push_is_planned_only_when_asked_for() -> None:
+    assert "push" not in running(plan_with())
+    assert "push" in running(plan_with(options=Options(build_args={}, push=True)))
+
+
+def test_a_push_always_asks_the_registry_again() -> None:
+    options = Options(build_args={}, push=True)
+    plan = plan_with(records_of(plan_with(options=options)), options=options)
+    assert running(plan) == ["push"]
+    assert plan.step("push").why == "the registry is asked what it lacks"
+    assert plan.step("push").size_bytes == 0
+
+
+def test_a_push_names_the_weights_that_will_move_and_their_bytes() -> None:
+    options = Options(build_args={}, push=True)
+    records = records_of(plan_with(options=options))
+    moved = Lock(manifest_name="e", family="sdxl", pins=(pin("checkpoint", "c"), LOCK.pins[1]))
+    push = plan_with(records, lock=moved, options=options).step("push")
+    assert "; weights that it had not at the last push: checkpoint;" in push.why
+    assert push.size_bytes == 1000
+    elsewhere = plan_with(records, text=TEXT.replace("you/", "them/"), options=options).step("push")
+    assert elsewhere.size_bytes == 2000, "another repository has none of them"
+
+
+def layer(data: bytes, kind: LayerKind) -> Layer:
+    descriptor = Descriptor(media_type=RAW_LAYER, digest=sha256_digest(data), size_bytes=len(data))
+    return Layer(descriptor=descriptor, diff_id=descriptor.digest, kind=kind)
+
+
+def test_a_push_of_an_assembled_image_counts_every_layer_that_is_not_there() -> None:
+    options = Options(build_args={}, push=True)
+    layers = [layer(b"base", "base"), layer(b"w" * 500, "weights"), layer(b"thin!", "thin")]
+    records = records_of(plan_with(options=options))
+    pushed = records.pop("push")
+    first = plan_with(records, options=options, layers=layers).step("push")
+    assert first.size_bytes == 2000 + len(b"base") + len(b"thin!")
+    there = [{"digest": each.digest} for each in layers[:2]]
+    records["push"] = Record(document=pushed.document, result={"layers": there})
+    again = plan_with(records, options=options, layers=layers).step("push")
+    assert again.size_bytes == len(b"thin!")
+    assert again.why == "the registry is asked what it lacks"
+
+
+def test_a_push_says_what_its_bytes_leave_out() -> None:
+    options = Options(build_args={}, push=True)
+    layers = [layer(b"base", "base"), layer(b"thin!", "thin")]
+    first = plan_with(options=options).step("push")
+    assert first.size_bytes == 2000
+    assert first.why.endswith(
+        "checkpoint, loras.detail; not counted: the base and what is made anew"
+    )
+    records = records_of(plan_with(options=options))
+    edited = plan_with(records, options=options, layers=layers, gone="assemble").step("push")
+    assert edited.size_bytes == 0
+    assert edited.why.endswith("lacks; not counted: what is made anew")
+
+
+def test_without_the_engine_nothing_is_loaded_and_verified_anew() -> None:
+    plan = plan_with(records_of(plan_with()), options=Options(build_args={}, push=True, load=False))
+    assert running(plan) == ["verify", "push"]
+    assert "load" not in [step.name for step in plan.steps]
+
+
+STREAMING = Options(build_args={}, push=True, load=False, store=False)
+
+
+def test_without_the_store_what_it_lacks_is_streamed_and_not_warmed_up() -> None:
+    plan = plan_with(options=STREAMING, missing=1)
+    assert running(plan) == [
+        "base", "environment", "runtime", "stream", "assemble", "verify", "push",
+    ]  # fmt: skip
+    assert plan.streamed == ("loras.detail",)
+    assert plan.harvest == "none"
+    assert plan.step("fetch").why == "the store is not wanted; it lacks loras.detail"
+    assert plan.step("warmup").why.endswith("no earlier harvest fits: the worker starts slower")
+    assert plan.step("stream").why == "straight from their sources to the registry: loras.detail"
+    assert (plan.step("stream").size_bytes, plan.step("push").size_bytes) == (1000, 1000)
+
+
+def test_without_the_store_what_it_has_is_used_all_the_same() -> None:
+    plan = plan_with(options=STREAMING)
+    assert (plan.streamed, plan.harvest) == ((), "own")
+    assert "stream" not in running(plan)
+    assert "warmup" in running(plan)
+
+
+def test_the_harvest_of_the_same_weights_stays_theirs() -> None:
+    plan = plan_with(records_of(plan_with()), options=STREAMING, missing=2)
+    assert plan.harvest == "own"
+    assert running(plan) == ["stream", "assemble", "verify", "push"]
+    ordinary = plan_with()
+    assert plan.step("warmup").key == ordinary.step("warmup").key
+    assert plan.step("assemble").key != ordinary.step("assemble").key, "its bytes are elsewhere"
+
+
+def test_a_harvest_of_other_weights_is_reused_in_part() -> None:
+    moved = Lock(manifest_name="e", family="sdxl", pins=(pin("checkpoint", "c"), LOCK.pins[1]))
+    records = records_of(plan_with())
+    plan = plan_with(records, lock=moved, options=STREAMING, missing=2)
+    assert plan.harvest == "reused"
+    assert "the last warm-up's harvest is used" in plan.step("warmup").why
+    assert "warmup" not in running(plan)
+    assert plan_with(records, lock=moved, options=STREAMING, missing=2, gone="warmup").harvest == (
+        "none"
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": {"Dockerfile.base": "2"}},
+        {"text": TEXT.replace("sdxl", "sd1")},
+        {"text": TEXT + "webui: {args: [--medvram]}\n"},
+    ],
+)
+def test_a_harvest_of_another_start_is_not_reused(change: dict[str, Any]) -> None:
+    plan = plan_with(records_of(plan_with()), options=STREAMING, missing=2, **change)
+    assert plan.harvest == "none"
+
+
+def test_without_a_harvest_the_webuis_arguments_still_make_another_image() -> None:
+    records = records_of(plan_with(options=STREAMING, missing=2))
+    text = TEXT + "webui: {args: [--medvram]}\n"
+    plan = plan_with(records, text=text, options=STREAMING, missing=2)
+    assert plan.step("assemble").why == "webui.args changed"
+
+
+def test_what_was_streamed_there_before_counts_no_bytes() -> None:
+    records = records_of(plan_with(options=STREAMING, missing=1))
+    del records["push"]  # it was cut off after the stream
+    plan = plan_with(records, options=STREAMING, missing=1)
+    assert plan.step("stream").size_bytes == 0
+    assert plan.step("stream").why == "the registry is asked what it lacks of the weights"
+    assert plan.step("push").size_bytes == 1000
+
+
+def test_changes_are_named() -> None:
+    assert describe_changes({"a": "1", "b": "1"}, {"a": "2", "c": "1"}) == (
+        "a changed, c is new, b is gone"
+    )

@@ -1,0 +1,94 @@
+"""What is published of the worker is what it does: no page and no schema is stale."""
+
+import ast
+import dataclasses
+import importlib.util
+import io
+import json
+import tokenize
+from pathlib import Path
+from typing import Any
+
+from runtime.fields import FIELDS
+from runtime.request import parse_request
+from runtime.settings import Settings
+from tests.samples import DEFAULT_LIMITS, NAMES, make_worker
+from tests.unit.test_request import OFFICIAL_README, SEED_PROJECT, WEBUIAPI
+
+_NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def load_reference() -> Any:
+    spec = importlib.util.spec_from_file_location("reference", DOCS / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_written_file_is_stale() -> None:
+    for path, text in load_reference().make_files().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is stale: make schema"
+
+
+def test_the_schema_has_every_field_and_allows_no_other() -> None:
+    schema = json.loads((DOCS / "request.schema.json").read_text(encoding="utf-8"))
+    assert set(schema["properties"]) == {field.name for field in FIELDS}
+    assert schema["additionalProperties"] is False
+    for request in (OFFICIAL_README, WEBUIAPI, SEED_PROJECT):
+        assert set(request) <= set(schema["properties"])
+    assert schema["properties"]["steps"] == {
+        "description": "sampling steps",
+        "type": "integer",
+        "default": 50,
+        "minimum": 1,
+        "maximum": 150,
+    }
+    assert schema["properties"]["send_images"]["enum"] == [True]
+    assert schema["properties"]["styles"]["type"] == ["array", "null"]
+
+
+def test_the_hubs_files_say_what_the_worker_takes() -> None:
+    hub = json.loads((DOCS.parent / ".runpod" / "hub.json").read_text(encoding="utf-8"))
+    variables = {each.metadata["variable"] for each in dataclasses.fields(Settings)}
+    assert {each["key"] for each in hub["config"]["env"]} <= variables | {"CIVITAI_TOKEN"}
+    tests = json.loads((DOCS.parent / ".runpod" / "tests.json").read_text(encoding="utf-8"))
+    for each in tests["tests"]:
+        parse_request(each["input"], worker=make_worker(), names=NAMES, limits=DEFAULT_LIMITS)
+
+
+def test_the_workers_environment_holds_nothing_that_only_a_build_needs() -> None:
+    text = (DOCS.parent / "requirements" / "runtime.txt").read_text(encoding="utf-8")
+    names = {
+        line.split("==")[0] for line in text.splitlines() if "==" in line and line[0].isalpha()
+    }
+    assert {"runpod", "requests", "pillow"} <= names
+    unwanted = {"torch", "numpy", "setuptools", "wheel", "pip", "cython", "pytest", "docker"}
+    assert names & unwanted == set()
+    assert "runpod==1.7.10 " in text
+
+
+def test_the_runtime_stays_small() -> None:
+    """Lines of code, without blank lines, comments and docstrings."""
+    folder = DOCS.parent / "runtime"
+    count = 0
+    for path in (*folder.glob("*.py"), *(folder / "webui").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        lines: set[int] = set()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type not in _NO_CODE:
+                lines.update(range(token.start[0], token.end[0] + 1))
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
+        count += len(lines)
+    assert 1000 < count < 2000

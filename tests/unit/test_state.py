@@ -1,0 +1,93 @@
+"""The build folder: records, locks, trees."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from bake.console import Console
+from bake.errors import MachineError
+from bake.state import BuildFolder, hash_tree, key_of, write_atomically
+
+QUIET = Console(quiet=True)
+
+
+def test_a_record_is_read_back_and_forgotten(tmp_path: Path) -> None:
+    folder = BuildFolder(tmp_path)
+    folder.write_record("base", {"a": "1"}, {"image": "x"})
+    record = folder.record("base")
+    assert record is not None
+    assert (record.document, record.result) == ({"a": "1"}, {"image": "x"})
+    folder.forget("base")
+    assert folder.record("base") is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"document": {}}', "\0"])
+def test_an_unreadable_record_counts_as_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "base.json").write_text(content)
+    assert BuildFolder(tmp_path).record("base") is None
+
+
+def test_what_a_killed_bake_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / "tmp" / "warmup-1").mkdir(parents=True)
+    with BuildFolder(tmp_path).locked(QUIET):
+        assert not (tmp_path / "tmp").exists()
+
+
+def test_temporary_folders_go_with_their_step(tmp_path: Path) -> None:
+    with BuildFolder(tmp_path).temporary_folder("base") as folder:
+        (folder / "file").touch()
+    assert not folder.exists()
+
+
+def test_a_second_bake_waits(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with BuildFolder(tmp_path).locked(QUIET):
+            order.append("second")
+
+    with BuildFolder(tmp_path).locked(QUIET):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(60)
+    assert order == ["first", "second"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(MachineError, match="cannot be written: Not a directory"),
+        BuildFolder(tmp_path / "file" / "below").locked(QUIET),
+    ):
+        pass
+
+
+def test_a_tree_is_its_names_modes_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    before = hash_tree(tmp_path / "a")
+    (tmp_path / "a" / "__pycache__").mkdir()
+    (tmp_path / "a" / "__pycache__" / "x.pyc").write_text("1")
+    assert hash_tree(tmp_path / "a") == before
+    (tmp_path / "a" / "x").chmod(0o755)
+    assert hash_tree(tmp_path / "a") != before
+    (tmp_path / "a" / "x").chmod(0o644)
+    (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
+    assert hash_tree(tmp_path / "a") != before
+
+
+def test_the_order_of_a_document_does_not_matter() -> None:
+    assert key_of({"a": "1", "b": "2"}) == key_of({"b": "2", "a": "1"})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    with pytest.raises(TypeError):
+        write_atomically(path, 5)  # type: ignore[arg-type]
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
