@@ -3,9 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-SHELL_FILES := .ci/run demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
+SHELL_FILES := .ci/run requirements/pin-images demo/run demo/draw demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
 
-.PHONY: help venv check test test-unit engine-start engine-stop schema locks clean
+# the webui's environment is for one platform only, that of its base image
+WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
+
+.PHONY: help venv demo bake check test test-unit engine-start engine-stop bench schema standins locks runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -18,14 +22,21 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+demo: venv ## Bake the demo image from nothing and draw a picture with it
+	demo/run
+
+bake: venv ## Bake the image of MANIFEST; further options in BAKE_FLAGS, such as --locked --push
+	$(BIN)/bake image $(or $(MANIFEST),$(error name a manifest: make bake MANIFEST=manifests/deliberate-v6.yaml)) $(BAKE_FLAGS)
+
 check: venv ## Lint, format check, types, shell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck --external-sources $(SHELL_FILES)
 	$(BIN)/yamllint --strict manifests
+	$(BIN)/hadolint $(DOCKERFILES)
 
-test: venv ## Run the unit tests, then the integration tests on a real engine
+test: venv runtime-venvs ## Run the unit tests, then the integration tests on a real engine
 	$(BIN)/pytest tests/unit tests/integration
 
 test-unit: venv ## Run the unit tests only
@@ -37,12 +48,34 @@ engine-start: ## Make sure that an engine answers; a private one where there is 
 engine-stop: ## End the private engine, leave nothing running
 	demo/engine/stop
 
-schema: venv ## Write the manifest's JSON Schema
-	$(BIN)/bake schema > docs/manifest.schema.json
+runtime-venvs: .venv-runtime/ready .venv-runtime-latest/ready ## Make the worker's environments (both SDKs) for the integration tests
 
-locks: venv ## Resolve the hashed lock again
+.venv-%/ready: requirements/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --require-hashes --requirement $<
+	touch $@
+
+bench: venv runtime-venvs ## Measure fetch, re-bake, pull and the runtime; tables on stdout, figures in build/bench
+	mkdir -p build/bench
+	demo/engine/start
+	eval "$$(demo/engine/env)" && for name in fetch rebake pull; do $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || exit; done
+	.venv-runtime/bin/python -m benchmarks.overhead --json build/bench/overhead.json
+
+schema: venv ## Write the JSON Schemas and the tables of the request's and operations' pages
+	$(BIN)/bake schema > docs/manifest.schema.json
+	$(BIN)/python docs/reference.py
+
+standins: venv ## Serve the stand-ins for CivitAI and Hugging Face until interrupted
+	$(BIN)/python -m tests.standins
+
+locks: venv ## Resolve the hashed locks again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --output-file requirements/dev.txt pyproject.toml requirements/build.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime.txt requirements/runtime.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime-latest.txt requirements/runtime-latest.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file demo/requirements.txt demo/requirements.in
+	$(BIN)/uv pip compile $(WEBUI_LOCK) --override requirements/webui-overrides.txt --output-file requirements/webui.txt requirements/webui.in
+	$(BIN)/uv pip compile $(WEBUI_LOCK) --constraint requirements/webui.txt --output-file requirements/torch.txt requirements/torch.in
 
 clean: ## Remove what can be made again
 	demo/engine/stop
-	rm -rf $(VENV) .engine build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-runtime .venv-runtime-latest .engine build .mypy_cache .ruff_cache .pytest_cache

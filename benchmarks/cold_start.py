@@ -1,0 +1,353 @@
+"""Time to the first picture: the official worker's start against ours, on one install of webui v1.9.3.
+
+    python benchmarks/cold_start.py --webui FOLDER --python INTERPRETER --hf-home FOLDER \\
+        [--handler-python INTERPRETER] [--rounds 5] [--read-ahead-kib 128] [--json FILE] CHECKPOINT…
+
+Both start the same webui with the same flags (the official worker's, and those for the CPU) and ask
+for the same picture. `official`: webui and handler are started together, the handler imports
+the SDK, asks `/sd-models` every 0.2 s, then posts its job (src/start.sh and src/handler.py of
+runpod-workers/worker-a1111). `ours`: `runtime.webui` starts the webui under `runtime.boot`, the SDK is
+imported meanwhile, the job is posted when the model is loaded. Every round runs each variant once, in
+turn, with the page cache dropped (as root by /proc/sys/vm/drop_caches, else file by file with
+POSIX_FADV_DONTNEED) and not. `--each` adds each trick left out, and each alone.
+
+Harvests are recorded first, once for each checkpoint, unmeasured. The pictures of all variants of a
+checkpoint must be the same, bit by bit; else the exit status is 1. Figures are ratios of medians.
+The handler's interpreter needs `requests`; without the `runpod` package its import is left out of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.report import environment, write_report  # noqa: E402
+from runtime.boot.tricks import TRICKS  # noqa: E402
+from runtime.worker import WEIGHTS_MTIME, Webui, Weights, Worker  # noqa: E402
+
+OFFICIAL_FLAGS = [
+    "--no-half-vae",
+    "--skip-python-version-check",
+    "--skip-torch-cuda-test",
+    "--skip-install",
+    "--opt-sdp-attention",
+    "--disable-safe-unpickle",
+    "--api",
+    "--nowebui",
+    "--skip-version-check",
+    "--no-hashing",
+    "--no-download-sd-model",
+]
+CPU_FLAGS = ["--use-cpu", "all", "--no-half", "--precision", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One start, from the first process to the finished picture."""
+
+    checkpoint: str
+    variant: str
+    cache: str
+    first_picture_s: float
+    webui_cpu_s: float
+    """User and system time of the webui until the picture."""
+    read_bytes: int
+    """What the webui's process had the disk read."""
+    picture: str
+    """SHA-256 of the picture's image data."""
+
+
+def main() -> int:
+    options = read_arguments()
+    runs: list[Run] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="cold-start-") as folder,
+        read_ahead(options.webui, options.read_ahead_kib),
+    ):
+        for checkpoint in options.checkpoints:
+            bench = Bench(options, checkpoint, Path(folder) / checkpoint.stem)
+            runs += bench.run()
+        described = describe(options)
+    print(table(runs))
+    write_report(
+        options.json,
+        figures=figures(runs),
+        environment=described,
+        runs=[asdict(run) for run in runs],
+    )
+    different = [
+        each for each in {run.checkpoint for run in runs} if len(pictures_of(runs, each)) != 1
+    ]
+    for each in different:
+        print(f"the pictures of {each} differ: {pictures_of(runs, each)}", file=sys.stderr)
+    return 1 if different else 0
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--webui", type=Path, required=True)
+    parser.add_argument("--python", type=Path, required=True, help="the webui's interpreter")
+    parser.add_argument("--handler-python", default=sys.executable)
+    parser.add_argument("--hf-home", help="HF_HOME with the CLIP tokenizer")
+    parser.add_argument("--rounds", type=int, default=5)
+    # On a CPU, 512x512 in two steps takes 40 s and hides the start; a GPU draws it in less than a second.
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--size", type=int, default=64, help="side of the picture, in pixels")
+    parser.add_argument("--port", type=int, default=3977)
+    parser.add_argument("--cache", default="cold,warm")
+    parser.add_argument(
+        "--read-ahead-kib", type=int, help="set the disk's for this run (as root), e.g. 128"
+    )
+    parser.add_argument(
+        "--variants", default="official,all", help="official, or BAKERY_BOOT values (/ for ,)"
+    )
+    parser.add_argument("--each", action="store_true", help="each trick left out, and each alone")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    return parser.parse_args()
+
+
+class Bench:
+    """All runs with one checkpoint."""
+
+    def __init__(self, options: argparse.Namespace, checkpoint: Path, folder: Path) -> None:
+        self.options = options
+        self.checkpoint = checkpoint.resolve()
+        self.folder = folder
+        self.webui = options.webui.resolve()
+        folder.mkdir(parents=True)
+
+    def run(self) -> list[Run]:
+        self._write_worker()
+        print(f"{self.checkpoint.stem}: recording a harvest", file=sys.stderr)
+        self._start("all", record=True)
+        variants = self.options.variants.split(",")
+        if self.options.each:
+            variants += [f"-{name}" for name in TRICKS] + [*TRICKS, "plain"]
+        runs = []
+        for number in range(self.options.rounds):
+            for cache in self.options.cache.split(","):
+                # Another order in every round: what comes first meets a machine in another state.
+                turn = variants[number % len(variants) :] + variants[: number % len(variants)]
+                for variant in turn:
+                    drop_page_cache(self._files()) if cache == "cold" else self._warm()
+                    answer = self._start(variant.replace("/", ","))
+                    runs.append(
+                        Run(checkpoint=self.checkpoint.stem, variant=variant, cache=cache, **answer)
+                    )
+                    print(
+                        f"{self.checkpoint.stem} {cache} {variant}: "
+                        f"{runs[-1].first_picture_s:.2f} s, cpu {runs[-1].webui_cpu_s:.1f} s, "
+                        f"read {runs[-1].read_bytes / 1e6:.0f} MB",
+                        file=sys.stderr,
+                    )
+        return runs
+
+    def _write_worker(self) -> None:
+        os.utime(self.checkpoint, (WEIGHTS_MTIME, WEIGHTS_MTIME))
+        with self.checkpoint.open("rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        weights = Weights(
+            role="checkpoint",
+            name=self.checkpoint.stem,
+            path=str(self.checkpoint),
+            sha256=digest.hexdigest(),
+            size_bytes=self.checkpoint.stat().st_size,
+        )
+        webui = Webui(
+            name="stable-diffusion-webui",
+            version="1.9.3",
+            revision="",
+            directory=str(self.webui),
+            python=str(self.options.python.absolute()),
+            script=str(self.webui / "webui.py"),
+            args=(*OFFICIAL_FLAGS, "--port", str(self.options.port)),
+            args_cpu=CPU_FLAGS,
+            port=self.options.port,
+        )
+        self.worker = Worker(name="benchmark", family="sd15", webui=webui, weights=(weights,))
+        (self.folder / "worker.json").write_text(self.worker.to_json())
+
+    def _start(self, variant: str, *, record: bool = False) -> dict[str, Any]:
+        """One start by a process of its own, as the worker is one; returns what it says."""
+        official = variant == "official"
+        environment = {
+            **os.environ,
+            "BAKERY_BOOT": "plain" if official else variant,
+            "BAKERY_HARVEST": str(self.folder / "harvest"),
+            "BAKERY_WORKER_FILE": str(self.folder / "worker.json"),
+            "BAKERY_TIMELINE": str(self.folder / "timeline.jsonl"),
+            "PYTHONPATH": str(REPOSITORY),
+        }
+        if self.options.hf_home:
+            environment.update(HF_HOME=str(Path(self.options.hf_home).resolve()))
+            environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+        if record:
+            environment["BAKERY_RECORD"] = str(self.folder / "harvest")
+        client = {
+            "official": official,
+            "command": self.worker.command("cpu", boot=not official),
+            "cwd": str(self.webui),
+            "port": self.options.port,
+            "payload": payload(self.options.steps, self.options.size),
+            "record": record,
+            "log": str(self.folder / "webui.log"),
+        }
+        command = [self.options.handler_python, "-m", "benchmarks.cold_start_client"]
+        client["began"] = time.monotonic()
+        done = subprocess.run(
+            [*command, json.dumps(client)], env=environment, stdout=subprocess.PIPE, check=False
+        )
+        if done.returncode:
+            log = (self.folder / "webui.log").read_text(errors="replace")
+            raise SystemExit(f"{variant} did not draw; the webui's last lines:\n{log[-3000:]}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    def _files(self) -> Iterator[Path]:
+        yield self.checkpoint
+        for root in (self.webui, self.options.python.absolute().parents[1]):
+            yield from (path for path in root.rglob("*") if path.is_file())
+
+    def _warm(self) -> None:
+        with self.checkpoint.open("rb", buffering=0) as file:
+            while file.read(16 << 20):
+                pass
+
+
+def payload(steps: int, size: int) -> dict[str, Any]:
+    prompt = "portrait photo of an old fisherman, natural light"
+    fixed = {"width": size, "height": size, "seed": 1, "sampler_name": "Euler", "cfg_scale": 7}
+    # Live previews of SDXL would download a file at the first picture, which an install may lack.
+    settings = {"live_previews_enable": False}
+    return {"prompt": prompt, "steps": steps, "override_settings": settings, **fixed}
+
+
+def drop_page_cache(files: Iterator[Path]) -> None:
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except OSError:
+        for path in files:
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def pictures_of(runs: list[Run], checkpoint: str) -> dict[str, list[str]]:
+    """Each picture that was drawn, and by which variants."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        if run.checkpoint == checkpoint:
+            found.setdefault(run.picture[:16], set()).add(run.variant)
+    return {picture: sorted(variants) for picture, variants in found.items()}
+
+
+def table(runs: list[Run]) -> str:
+    lines = [
+        "| checkpoint | page cache | variant | first picture, s: median (min to max), n | of official | "
+        "webui's CPU, s | read, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for checkpoint, cache, variant in dict.fromkeys(
+        (r.checkpoint, r.cache, r.variant) for r in runs
+    ):
+        of = select(runs, checkpoint, cache, variant)
+        seconds = [run.first_picture_s for run in of]
+        ratio = ratio_of(runs, checkpoint, cache, variant)
+        lines.append(
+            f"| {checkpoint} | {cache} | {variant} | {statistics.median(seconds):.2f} "
+            f"({min(seconds):.2f} to {max(seconds):.2f}), {len(of)} | "
+            f"{'' if ratio is None else f'{ratio:.2f}'} | "
+            f"{statistics.median(run.webui_cpu_s for run in of):.1f} | "
+            f"{statistics.median(run.read_bytes for run in of) / 1e6:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def select(runs: list[Run], checkpoint: str, cache: str, variant: str) -> list[Run]:
+    return [r for r in runs if (r.checkpoint, r.cache, r.variant) == (checkpoint, cache, variant)]
+
+
+def ratio_of(
+    runs: list[Run], checkpoint: str, cache: str, variant: str, measure: str = "first_picture_s"
+) -> float | None:
+    ours, theirs = (select(runs, checkpoint, cache, each) for each in (variant, "official"))
+    if not ours or not theirs:
+        return None
+    medians = [
+        float(statistics.median(getattr(run, measure) for run in each)) for each in (ours, theirs)
+    ]
+    return round(medians[0] / medians[1], 3)
+
+
+def figures(runs: list[Run]) -> dict[str, float]:
+    found = {}
+    for checkpoint, cache in dict.fromkeys((run.checkpoint, run.cache) for run in runs):
+        for name, measure in (("first_picture", "first_picture_s"), ("cpu", "webui_cpu_s")):
+            ratio = ratio_of(runs, checkpoint, cache, "all", measure)
+            if ratio is not None:
+                found[f"{name}_{cache}_ratio_{checkpoint}"] = ratio
+    return found
+
+
+def describe(options: argparse.Namespace) -> dict[str, Any]:
+    read_ahead = read_ahead_file(options.webui)
+    return environment(
+        read_ahead_kib=int(read_ahead.read_text()) if read_ahead else None,
+        rounds=options.rounds,
+        steps=options.steps,
+        size=options.size,
+        webui_python=subprocess.run(
+            [options.python, "-V"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
+    )
+
+
+@contextlib.contextmanager
+def read_ahead(path: Path, kib: int | None) -> Iterator[None]:
+    """Sets the read-ahead of the disk with this path, and puts it back."""
+    if kib is None:
+        yield
+        return
+    file = read_ahead_file(path)
+    if file is None:
+        raise SystemExit(f"the disk of {path} has no read-ahead that could be set")
+    before = file.read_text()
+    file.write_text(str(kib))
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+def read_ahead_file(path: Path) -> Path | None:
+    """Where Linux keeps the read-ahead of the disk that holds this path; None where it has none."""
+    device = path.stat().st_dev
+    disk = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    for folder in (disk, disk.parent):  # a partition's is its disk's
+        if (file := folder / "queue/read_ahead_kb").exists():
+            return file
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

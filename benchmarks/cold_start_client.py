@@ -1,0 +1,134 @@
+"""One start of `benchmarks.cold_start`, in a process of its own, as a worker is one.
+
+Its argument is a JSON object of what to start and to ask for; it prints one JSON line of what it saw.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from runtime.webui.client import WebuiClient
+from runtime.webui.process import WebuiProcess
+
+START_TIMEOUT_S = 900.0
+
+
+def main() -> int:
+    client = json.loads(sys.argv[1])
+    start = start_official if client["official"] else start_ours
+    pid, image, stop = start(client)
+    ended = time.monotonic()
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    read = Path(f"/proc/{pid}/io").read_text().split("read_bytes: ")[1].split()[0]
+    cpu_s = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    stop()
+    answer = {
+        "first_picture_s": round(ended - client["began"], 3),
+        "webui_cpu_s": round(cpu_s, 2),
+        "read_bytes": int(read),
+        "picture": hashlib.sha256(image_data(base64.b64decode(image))).hexdigest(),
+    }
+    print(json.dumps(answer), flush=True)
+    return 0
+
+
+def start_official(client: dict[str, Any]) -> tuple[int, str, Any]:
+    with Path(client["log"]).open("wb") as log:
+        webui = subprocess.Popen(
+            client["command"],
+            cwd=client["cwd"],
+            env={**os.environ, "PYTHONUNBUFFERED": "true"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        image = draw_as_official(client, webui)
+    except BaseException:
+        os.killpg(webui.pid, signal.SIGKILL)
+        raise
+
+    def stop() -> None:
+        os.killpg(webui.pid, signal.SIGKILL)
+        webui.wait()
+
+    return webui.pid, image, stop
+
+
+def draw_as_official(client: dict[str, Any], webui: subprocess.Popen[bytes]) -> str:
+    """As src/handler.py waits and asks."""
+    import_sdk()
+    import requests  # noqa: PLC0415
+
+    url = f"http://127.0.0.1:{client['port']}/sdapi/v1"
+    while True:
+        with contextlib.suppress(requests.exceptions.RequestException):
+            requests.get(f"{url}/sd-models", timeout=120)
+            break
+        if webui.poll() is not None:
+            raise SystemExit(1)
+        time.sleep(0.2)
+    answer = requests.post(f"{url}/txt2img", json=client["payload"], timeout=600)
+    image: str = answer.json()["images"][0]
+    return image
+
+
+def start_ours(client: dict[str, Any]) -> tuple[int, str, Any]:
+    webui = WebuiProcess(
+        client["command"],
+        cwd=client["cwd"],
+        port=client["port"],
+        environment=os.environ,
+        log_file=Path(client["log"]),
+    )
+    webui.start()
+    try:
+        import_sdk()
+        webui.wait_until_loaded(START_TIMEOUT_S)
+        answer = WebuiClient(client["port"]).txt2img(client["payload"], timeout_s=600)
+    except BaseException:
+        webui.stop(0.0)
+        raise
+    return (
+        child_of(os.getpid()),
+        answer["images"][0],
+        lambda: webui.stop(60.0 if client["record"] else 0.0),
+    )
+
+
+def child_of(parent: int) -> int:
+    """The process that this one started."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    assert len(children) == 1, children
+    return int(children[0])
+
+
+def import_sdk() -> None:
+    with contextlib.suppress(ImportError):
+        import runpod  # noqa: F401, PLC0415
+
+
+def image_data(png: bytes) -> bytes:
+    """The IDAT chunks: the infotext may name a hash that upstream leaves out."""
+    parts, at = [], 8
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        if kind == b"IDAT":
+            parts.append(png[at + 8 : at + 8 + length])
+        at += 12 + length
+    return b"".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""What every benchmark writes with `--json FILE`: figures, the machine they are from, and all runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def environment(**details: Any) -> dict[str, Any]:
+    """The machine, how busy it is, and what the benchmark adds (its parameters, versions)."""
+    return {
+        "machine": f"{platform.machine()}, Linux {platform.release()}",
+        "cpus": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load_average": os.getloadavg(),
+        "python": platform.python_version(),
+        **details,
+    }
+
+
+def write_report(
+    path: Path | None, *, figures: Mapping[str, float], environment: Mapping[str, Any], runs: Any
+) -> None:
+    """Writes `{"figures": {name: number}, "environment": {…}, "runs": …}`; nothing without a path."""
+    if path is None:
+        return
+    report = {"figures": dict(figures), "environment": dict(environment), "runs": runs}
+    path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,181 @@
+"""Writes what is published of the worker from its own tables: the request's schema and the reference tables.
+
+`make schema` runs it; tests/unit/test_published.py fails while a written file is stale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import CODES
+from runtime.fields import FIELDS, LIMITS, LORA_FIELDS, OVERRIDES, Field
+from runtime.settings import Settings
+
+DOCS = Path(__file__).parent
+SECTIONS = {
+    "picture": "The picture",
+    "sampling": "Sampling",
+    "hires": "Hires fix",
+    "model": "Models",
+    "output": "Output",
+    "neutral": "Accepted where they ask for nothing",
+}
+_TYPES: dict[str, dict[str, Any]] = {
+    "integer": {"type": "integer"},
+    "number": {"type": "number"},
+    "boolean": {"type": "boolean"},
+    "string": {"type": "string"},
+    "name": {"type": "string"},
+    "identifier": {"type": ["string", "integer"]},
+    "strings": {"type": "array", "items": {"type": "string"}},
+    "object": {"type": "object"},
+    "loras": {"type": "array"},
+}
+
+
+def make_schema() -> dict[str, Any]:
+    """JSON Schema of a job's `input`, with the default limits."""
+    properties = {field.name: _property(field) for field in FIELDS}
+    properties["override_settings"]["properties"] = {
+        name: _property(field) for name, field in OVERRIDES.items()
+    }
+    lora: dict[str, Any] = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["name"],
+        "properties": {field.name: _property(field) for field in LORA_FIELDS},
+    }
+    properties["loras"]["items"] = lora
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A job's input",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _property(field: Field) -> dict[str, Any]:
+    made: dict[str, Any] = {"description": field.meaning, **_TYPES[field.kind]}
+    if field.only is not None:
+        return {"description": field.meaning, "enum": list(field.only)}
+    if field.nullable:
+        types = made["type"]
+        made["type"] = [*([types] if isinstance(types, str) else types), "null"]
+    if field.default is not None:
+        made["default"] = field.default
+    if field.choices:
+        made["enum"] = list(field.choices)
+    maximum = LIMITS[field.limit][0] if field.limit else field.maximum
+    if field.form is not None:
+        made["pattern"] = f"^({field.form[0]})$"
+    longest = {"string": "maxLength", "loras": "maxItems"}.get(field.kind, "maximum")
+    for key, value in (
+        ("minimum", field.minimum),
+        (longest, maximum),
+        ("multipleOf", field.multiple_of),
+    ):
+        if value is not None:
+            made[key] = value
+    return made
+
+
+def _bounds(field: Field) -> str:
+    if field.only is not None:
+        return "only " + " or ".join(f"`{json.dumps(each)}`" for each in field.only)
+    if field.choices:
+        return ", ".join(f"`{each}`" for each in field.choices)
+    maximum = f"limit `{field.limit}`" if field.limit else field.maximum
+    parts = [
+        f"from {field.minimum:g}" if field.minimum is not None else "",
+        f"to {maximum}" if maximum is not None else "",
+        f"multiple of {field.multiple_of}" if field.multiple_of else "",
+        "or null" if field.nullable else "",
+    ]
+    return " ".join(filter(None, parts))
+
+
+def field_table(section: str) -> str:
+    """The rows of one section."""
+    rows = ["| field | type | default | allowed | meaning |", "|---|---|---|---|---|"]
+    rows += [_row(each) for each in FIELDS if each.section == section]
+    return "\n".join(rows)
+
+
+def _row(field: Field) -> str:
+    default = "" if field.default is None else f"`{json.dumps(field.default)}`"
+    kind = {"strings": "list of strings", "loras": "list"}
+    kind.update(name="string", identifier="string")
+    return (
+        f"| `{field.name}` | {kind.get(field.kind, field.kind)} | {default} |"
+        f" {_bounds(field)} | {field.meaning} |"
+    )
+
+
+def lora_table() -> str:
+    return "\n".join(
+        ["| field | type | default | allowed | meaning |", "|---|---|---|---|---|"]
+        + [_row(each) for each in LORA_FIELDS]
+    )
+
+
+def override_table() -> str:
+    rows = [f"| `{each.name}` | {each.kind} | {_bounds(each)} |" for each in OVERRIDES.values()]
+    return "\n".join(["| setting | type | allowed |", "|---|---|---|", *rows])
+
+
+def limit_table() -> str:
+    rows = [f"| `{name}` | {default} | {meaning} |" for name, (default, meaning) in LIMITS.items()]
+    return "\n".join(["| limit | default | of |", "|---|---|---|", *rows])
+
+
+def settings_table() -> str:
+    rows = []
+    for each in dataclasses.fields(Settings):
+        shown = f"{each.default:g}" if isinstance(each.default, float) else each.default
+        default = f"`{shown}`" if each.default not in {"", False} else ""
+        rows.append(f"| `{each.metadata['variable']}` | {default} | {each.metadata['meaning']} |")
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
+
+
+def error_table() -> str:
+    rows = [
+        f"| `{name}` | {'yes' if retryable else 'no'} | {meaning} |"
+        for name, (retryable, meaning) in CODES.items()
+    ]
+    return "\n".join(["| code | retryable | meaning |", "|---|---|---|", *rows])
+
+
+def fill_in(text: str) -> str:
+    """Replaces what stands between `<!-- NAME -->` and `<!-- end -->` by the table of that name."""
+    tables = {
+        "loras": lora_table,
+        "overrides": override_table,
+        "limits": limit_table,
+        "settings": settings_table,
+        "errors": error_table,
+    }
+
+    def table(found: re.Match[str]) -> str:
+        name = found[1]
+        made = field_table(name) if name in SECTIONS else tables[name]()
+        return f"<!-- {name} -->\n{made}\n<!-- end -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+def make_files() -> dict[Path, str]:
+    """Every written file with the text that it should have."""
+    pages = (DOCS / "request.md", DOCS / "operations.md")
+    files = {page: fill_in(page.read_text(encoding="utf-8")) for page in pages}
+    files[DOCS / "request.schema.json"] = json.dumps(make_schema(), indent=2) + "\n"
+    return files
+
+
+if __name__ == "__main__":
+    for path, text in make_files().items():
+        path.write_text(text, encoding="utf-8")
