@@ -8,11 +8,13 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
@@ -59,6 +61,45 @@ def docker(*arguments: str) -> str:
     if ended.returncode:
         raise SystemExit(f"docker {arguments[0]} failed: {ended.stderr[-2000:]}")
     return ended.stdout.strip()
+
+
+def has_containerd_store() -> bool:
+    """Whether the engine that DOCKER_HOST names keeps images in containerd, not in Docker's classic store."""
+    return "io.containerd.snapshotter" in docker("info", "--format", "{{json .DriverStatus}}")
+
+
+def can_start_engines() -> bool:
+    """Only root on Debian or Ubuntu can have a private engine beside the one that is there."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+@contextmanager
+def classic_engine(folder: Path) -> Iterator[str]:
+    """A private engine with the classic store, in `folder`; gives its DOCKER_HOST and ends with the block.
+
+    Raises:
+        RuntimeError: It did not start; with the script's last words.
+    """
+    unpacked = ROOT / ".engine" / "root"
+    if unpacked.is_dir():  # spares a download
+        subprocess.run(["cp", "-a", str(unpacked), str(folder / "root")], check=True)
+        (folder / "unpacked").touch()
+    settings = {
+        **os.environ,
+        "ENGINE_DIR": str(folder),
+        "ENGINE_CONTAINERD_STORE": "false",
+        "ENGINE_PRIVATE": "1",
+    }
+    scripts = ROOT / "demo" / "engine"
+    started = subprocess.run(
+        [scripts / "start"], env=settings, capture_output=True, text=True, check=False
+    )
+    if started.returncode:
+        raise RuntimeError(f"no engine with the classic store: {started.stderr[-2000:]}")
+    try:
+        yield f"unix://{folder}/docker.sock"
+    finally:
+        subprocess.run([scripts / "stop"], env=settings, capture_output=True, check=False)
 
 
 def write_weights(path: Path, size_bytes: int) -> str:

@@ -44,8 +44,9 @@ from bake.image.verify_worker import read_worker, verify_worker
 from bake.lock import Lock
 from bake.plan import pinned_weights
 from bake.state import BuildFolder
+from benchmarks.images import can_start_engines, classic_engine
 from runtime.worker import WORKER_FILE, Webui, Weights, Worker
-from tests.integration.conftest import ROOT, SCRIPTS, run
+from tests.integration.conftest import ROOT, run
 from tests.unit.test_verify import make_lock
 
 CONSOLE = Console(quiet=True)
@@ -79,27 +80,12 @@ def classic(
 ) -> Iterator[dict[str, str]]:
     """A private engine with the classic store, beside the one that the other tests use."""
     folder = tmp_path_factory.mktemp("classic")
-    unpacked = ROOT / ".engine" / "root"
-    if unpacked.is_dir():  # spares a download
-        subprocess.run(["cp", "-a", str(unpacked), str(folder / "root")], check=True)
-        (folder / "unpacked").touch()
-    settings = {
-        **os.environ,
-        "ENGINE_DIR": str(folder),
-        "ENGINE_CONTAINERD_STORE": "false",
-        "ENGINE_PRIVATE": "1",
-    }
-    started = run(SCRIPTS / "start", env=settings)
-    assert started.returncode == 0, started.stderr
-    try:
+    with classic_engine(folder) as host:
         path = f"{ROOT / '.engine/root/usr/bin'}:{folder / 'root/usr/bin'}:{engine['PATH']}"
-        yield {**engine, "DOCKER_HOST": f"unix://{folder}/docker.sock", "PATH": path}
-    finally:
-        run(SCRIPTS / "stop", env=settings)
+        yield {**engine, "DOCKER_HOST": host, "PATH": path}
 
 
-# Only root on Debian or Ubuntu can have a second engine; elsewhere the given one is all there is.
-ENGINES = ["given", "classic"] if os.geteuid() == 0 and shutil.which("apt-get") else ["given"]
+ENGINES = ["given", "classic"] if can_start_engines() else ["given"]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
