@@ -74,12 +74,13 @@ def can_start_engines() -> bool:
 
 
 @contextmanager
-def classic_engine(folder: Path) -> Iterator[str]:
-    """A private engine with the classic store, in `folder`; gives its DOCKER_HOST and ends with the block.
+def private_engine(folder: Path, *, containerd_store: bool) -> Iterator[str]:
+    """A new engine that has nothing yet, in `folder`; gives its DOCKER_HOST and ends with the block.
 
     Raises:
         RuntimeError: It did not start; with the script's last words.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     unpacked = ROOT / ".engine" / "root"
     if unpacked.is_dir():  # spares a download
         subprocess.run(["cp", "-a", str(unpacked), str(folder / "root")], check=True)
@@ -87,15 +88,16 @@ def classic_engine(folder: Path) -> Iterator[str]:
     settings = {
         **os.environ,
         "ENGINE_DIR": str(folder),
-        "ENGINE_CONTAINERD_STORE": "false",
+        "ENGINE_CONTAINERD_STORE": json.dumps(containerd_store),
         "ENGINE_PRIVATE": "1",
     }
+    settings.pop("ENGINE_REGISTRY_PORT", None)  # that is the other engine's
     scripts = ROOT / "demo" / "engine"
     started = subprocess.run(
         [scripts / "start"], env=settings, capture_output=True, text=True, check=False
     )
     if started.returncode:
-        raise RuntimeError(f"no engine with the classic store: {started.stderr[-2000:]}")
+        raise RuntimeError(f"no private engine: {started.stderr[-2000:]}")
     try:
         yield f"unix://{folder}/docker.sock"
     finally:

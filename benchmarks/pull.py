@@ -6,31 +6,33 @@ registry's files are warm in both cases.
     eval "$(demo/engine/env)"; .venv/bin/python -m benchmarks.pull [--mebibytes 2048] [--runs 3] [--json FILE]
 
 Figures: our median over the gzip layout's, `pull_ratio` with the classic store (the engine's own default up to
-28), `pull_ratio_containerd` with the containerd store. The engine that built pulls, and where it has the containerd
-store and we may start engines a private one with the classic store, too; `--into unix:///…/docker.sock` names another.
+28), `pull_ratio_containerd` with the containerd store. Where we may start engines, new ones pull, one after the
+other: the engine that built keeps its layers in the build cache, and with the containerd store it would download
+nothing. Elsewhere `--into unix:///…/docker.sock` names an engine. A pull that finds a layer in the engine ends the
+benchmark.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.images import (
     can_start_engines,
-    classic_engine,
     docker,
     has_containerd_store,
     machine,
     make_base,
+    private_engine,
     push_ours,
     push_with_docker,
     test_registry,
@@ -52,8 +54,9 @@ def main() -> None:
     images = {"raw": f"{name}-ours:1", "gzip": f"{name}-docker:1"}
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="pull-") as folder:
         make_images(name, images, Path(folder), asked.mebibytes << 20, asked.base_mebibytes << 20)
-        with pullers(asked.into, Path(folder)) as hosts:
-            runs = {each: timed_pulls(host, images, asked.runs) for each, host in hosts.items()}
+        runs = {
+            store: timed_pulls(images, asked.runs) for store in pullers(asked.into, Path(folder))
+        }
     print(f"{machine()}, model of {asked.mebibytes} MiB, {asked.runs} runs")
     figures = {}
     for store, seconds in runs.items():
@@ -72,25 +75,21 @@ def main() -> None:
     )
 
 
-@contextmanager
-def pullers(into: str | None, folder: Path) -> Iterator[dict[str, str]]:
-    """The DOCKER_HOST of each engine that pulls, by the name of its store."""
-    if into:
-        os.environ["DOCKER_HOST"] = into
-    host = os.environ.get("DOCKER_HOST", "")
-    if not has_containerd_store():
-        yield {"classic": host}
-    elif into or not can_start_engines():
-        yield {"containerd": host}
-    else:
-        (folder / "engine").mkdir()
-        with classic_engine(folder / "engine") as classic:
-            yield {"classic": classic, "containerd": host}
+def pullers(into: str | None, folder: Path) -> Iterator[str]:
+    """Makes DOCKER_HOST name each engine that pulls; gives the names of their stores."""
+    if into or not can_start_engines():
+        os.environ["DOCKER_HOST"] = into or os.environ.get("DOCKER_HOST", "")
+        yield "containerd" if has_containerd_store() else "classic"
+        return
+    for store in ("classic", "containerd"):
+        with private_engine(folder / store, containerd_store=store == "containerd") as host:
+            os.environ["DOCKER_HOST"] = host
+            yield store
+        shutil.rmtree(folder / store)
 
 
-def timed_pulls(host: str, images: dict[str, str], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each image's pulls into one engine, taken in turn."""
-    os.environ["DOCKER_HOST"] = host
+def timed_pulls(images: dict[str, str], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each image's pulls, taken in turn."""
     seconds: dict[str, list[float]] = {kind: [] for kind in images}
     for _ in range(rounds):
         for kind, image in images.items():
@@ -114,9 +113,15 @@ def make_images(
 
 def pull(image: str) -> float:
     """Seconds of one pull into an engine that has none of the image's layers."""
+    os.sync()  # what the last pull and its removal left to be written is not this one's
     began = time.monotonic()
-    docker("pull", "--quiet", image)
+    said = docker("pull", image)
     seconds = time.monotonic() - began
+    if "Already exists" in said:
+        raise SystemExit(
+            f"{image}: the engine has a layer already, so that this is no pull; use an engine that has not built"
+            f" the images (--into), or remove its build cache: docker builder prune --all\n{said}"
+        )
     docker("rmi", "--force", image)
     return seconds
 

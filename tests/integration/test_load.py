@@ -44,7 +44,7 @@ from bake.image.verify_worker import read_worker, verify_worker
 from bake.lock import Lock
 from bake.plan import pinned_weights
 from bake.state import BuildFolder
-from benchmarks.images import can_start_engines, classic_engine
+from benchmarks.images import can_start_engines, private_engine
 from runtime.worker import WORKER_FILE, Webui, Weights, Worker
 from tests.integration.conftest import ROOT, run
 from tests.unit.test_verify import make_lock
@@ -80,7 +80,7 @@ def classic(
 ) -> Iterator[dict[str, str]]:
     """A private engine with the classic store, beside the one that the other tests use."""
     folder = tmp_path_factory.mktemp("classic")
-    with classic_engine(folder) as host:
+    with private_engine(folder, containerd_store=False) as host:
         path = f"{ROOT / '.engine/root/usr/bin'}:{folder / 'root/usr/bin'}:{engine['PATH']}"
         yield {**engine, "DOCKER_HOST": host, "PATH": path}
 
