@@ -51,13 +51,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, dest="out")
     asked = parser.parse_args()
     name = f"{test_registry()}/bench-pull-{os.getpid()}"
+    tested_on = machine()
     images = {"raw": f"{name}-ours:1", "gzip": f"{name}-docker:1"}
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="pull-") as folder:
         make_images(name, images, Path(folder), asked.mebibytes << 20, asked.base_mebibytes << 20)
         runs = {
             store: timed_pulls(images, asked.runs) for store in pullers(asked.into, Path(folder))
         }
-    print(f"{machine()}, model of {asked.mebibytes} MiB, {asked.runs} runs")
+    print(f"{tested_on}, model of {asked.mebibytes} MiB, {asked.runs} runs")
     figures = {}
     for store, seconds in runs.items():
         for kind, values in seconds.items():
@@ -70,7 +71,7 @@ def main() -> None:
     write_report(
         asked.out,
         figures=figures,
-        environment=environment(engine=machine(), mebibytes=asked.mebibytes, rounds=asked.runs),
+        environment=environment(engine=tested_on, mebibytes=asked.mebibytes, rounds=asked.runs),
         runs=runs,
     )
 
