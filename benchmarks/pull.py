@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -55,9 +54,10 @@ def main() -> None:
     images = {"raw": f"{name}-ours:1", "gzip": f"{name}-docker:1"}
     with tempfile.TemporaryDirectory(dir=asked.folder, prefix="pull-") as folder:
         make_images(name, images, Path(folder), asked.mebibytes << 20, asked.base_mebibytes << 20)
-        runs = {
-            store: timed_pulls(images, asked.runs) for store in pullers(asked.into, Path(folder))
-        }
+        runs = {}
+        for store, engine in pullers(asked.into, Path(folder)).items():
+            with engine as os.environ["DOCKER_HOST"]:
+                runs[store] = timed_pulls(images, asked.runs)
     print(f"{tested_on}, model of {asked.mebibytes} MiB, {asked.runs} runs")
     figures = {}
     for store, seconds in runs.items():
@@ -76,17 +76,15 @@ def main() -> None:
     )
 
 
-def pullers(into: str | None, folder: Path) -> Iterator[str]:
-    """Makes DOCKER_HOST name each engine that pulls; gives the names of their stores."""
+def pullers(into: str | None, folder: Path) -> dict[str, AbstractContextManager[str]]:
+    """The engines that pull, by the name of their store; each, once entered, gives its DOCKER_HOST."""
     if into or not can_start_engines():
-        os.environ["DOCKER_HOST"] = into or os.environ.get("DOCKER_HOST", "")
-        yield "containerd" if has_containerd_store() else "classic"
-        return
-    for store in ("classic", "containerd"):
-        with private_engine(folder / store, containerd_store=store == "containerd") as host:
-            os.environ["DOCKER_HOST"] = host
-            yield store
-        shutil.rmtree(folder / store)
+        host = os.environ["DOCKER_HOST"] = into or os.environ.get("DOCKER_HOST", "")
+        return {"containerd" if has_containerd_store() else "classic": nullcontext(host)}
+    return {
+        store: private_engine(folder / store, containerd_store=store == "containerd")
+        for store in ("classic", "containerd")
+    }
 
 
 def timed_pulls(images: dict[str, str], rounds: int) -> dict[str, list[float]]:
@@ -120,8 +118,8 @@ def pull(image: str) -> float:
     seconds = time.monotonic() - began
     if "Already exists" in said:
         raise SystemExit(
-            f"{image}: the engine has a layer already, so that this is no pull; use an engine that has not built"
-            f" the images (--into), or remove its build cache: docker builder prune --all\n{said}"
+            f"{image}: the engine has a layer already, so that this is no pull;"
+            f" name one that has not built the images with --into\n{said}"
         )
     docker("rmi", "--force", image)
     return seconds
