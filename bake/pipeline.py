@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bake.image.base import plan_base
-from bake.image.contract import read_contract
-from bake.image.engine import Engine
-from bake.image.oci import Image
+from bake.image.build.base import plan_base
+from bake.image.build.contract import read_contract
+from bake.image.engine.docker import Engine
+from bake.image.oci.model import Image
 from bake.lock import Lock, load_lock, lock_path, read_lock
-from bake.plan import Known, Plan, plan_bake
+from bake.plan.plan import Known, Plan, plan_bake
+from bake.plan.state import write_atomically
 from bake.report import write_report
-from bake.run import Context, Run, result_exists, saved_image
-from bake.state import write_atomically
-from bake.steps import (
+from bake.steps.run import Context, Run, result_exists, saved_image
+from bake.steps.steps import (
     assemble_image,
     describe_worker,
     fetch_weights,
@@ -27,7 +27,7 @@ from bake.steps import (
     verify,
     warm_up_base,
 )
-from bake.steps_streamed import stream_weights
+from bake.steps.stream import stream_weights
 from bake.weights.resolve import resolve_lock
 
 

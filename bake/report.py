@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from bake import __version__
 from bake.console import format_bytes
-from bake.image.oci import Image
-from bake.state import write_atomically
+from bake.image.oci.model import Image
+from bake.plan.state import write_atomically
 from runtime.worker import Worker
 
 if TYPE_CHECKING:
-    from bake.run import Run
+    from bake.steps.run import Run
 
 REPORT_FORMAT = 1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bake.errors import ManifestError
-from runtime.weights.policy import is_loopback_host
+from runtime.files.policy import is_loopback_host
 
 CIVITAI_URL = "https://civitai.com"
 HUGGINGFACE_URL = "https://huggingface.co"

@@ -21,15 +21,15 @@ from pathlib import Path, PurePosixPath
 import numpy
 
 from bake.console import Console
-from bake.image.assemble import ImageConfig, assemble
-from bake.image.auth import Credentials
-from bake.image.base_source import read_base_from_registry
-from bake.image.layers import make_tree_layer
-from bake.image.oci import Descriptor, FileContent
-from bake.image.push import push_image, push_stream
-from bake.image.reference import parse_reference
-from bake.image.registry import RegistryClient
-from bake.image.streamed import StreamedFile, StreamedLayer
+from bake.image.final.assemble import ImageConfig, assemble
+from bake.image.oci.layers import make_tree_layer
+from bake.image.oci.model import Descriptor, FileContent
+from bake.image.oci.reference import parse_reference
+from bake.image.registry.auth import Credentials
+from bake.image.registry.client import RegistryClient
+from bake.image.registry.push import push_image, push_stream
+from bake.image.registry.streamed import StreamedFile, StreamedLayer
+from bake.image.source import read_base_from_registry
 
 ROOT = Path(__file__).parents[1]
 MODEL = PurePosixPath("/models/model.safetensors")

@@ -145,12 +145,12 @@ async def measure(
     from runpod import __version__ as sdk_version  # noqa: PLC0415  # only the parent has the SDK to import
     from runpod.serverless.modules.rp_job import run_job  # noqa: PLC0415
 
-    from runtime.fields import limits_of  # noqa: PLC0415
-    from runtime.generate import Generator  # noqa: PLC0415
-    from runtime.handler import Handler  # noqa: PLC0415
+    from runtime.job.fields import limits_of  # noqa: PLC0415
+    from runtime.job.handler import Handler  # noqa: PLC0415
+    from runtime.job.lora import LoraStore  # noqa: PLC0415
     from runtime.log import Counters  # noqa: PLC0415
-    from runtime.lora import LoraStore  # noqa: PLC0415
     from runtime.settings import Settings  # noqa: PLC0415
+    from runtime.webui.generate import Generator  # noqa: PLC0415
 
     settings = Settings()
     counters = Counters()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import CODES
-from runtime.fields import FIELDS, LIMITS, LORA_FIELDS, OVERRIDES, Field
+from runtime.job.fields import FIELDS, LIMITS, LORA_FIELDS, OVERRIDES, Field
 from runtime.settings import Settings
 
 DOCS = Path(__file__).parent

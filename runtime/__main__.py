@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from runtime.fields import limits_of
+from runtime.job.fields import limits_of
 from runtime.log import Counters, log
 from runtime.settings import Settings, SettingsError
 from runtime.webui.process import WebuiProcess, WebuiProcessError

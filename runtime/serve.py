@@ -18,11 +18,11 @@ from typing import Any
 import runpod
 from runpod.serverless.modules.rp_job import job_progress
 
-from runtime.generate import Generator
-from runtime.handler import Handler
+from runtime.job.handler import Handler
+from runtime.job.lora import LoraStore
 from runtime.log import Counters, log
-from runtime.lora import LoraStore
 from runtime.settings import Settings
+from runtime.webui.generate import Generator
 from runtime.webui.process import WebuiProcess
 from runtime.worker import Worker
 

@@ -26,7 +26,7 @@ Role = Literal["checkpoint", "vae", "lora"]
 
 @dataclass(frozen=True, kw_only=True)
 class Webui:
-    """The base contract: how this base's webui is started and where it looks (see `bake.image.contract`)."""
+    """The base contract: how this base's webui is started and where it looks (see `bake.image.build.contract`)."""
 
     name: str
     version: str
@@ -74,7 +74,7 @@ class Worker:
     args: Sequence[str] = ()
     """The manifest's own webui arguments."""
     limits: Mapping[str, int] = field(default_factory=dict)
-    """Request limits that the image sets, by the names of `runtime.request`; the environment may lower them."""
+    """Request limits that the image sets, by the names of `runtime.job.request`; the environment may lower them."""
     lock_sha256: str = ""
     contract: int = CONTRACT_VERSION
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from runtime.fields import FIELDS, LORA_FIELDS, OVERRIDES, SYNONYMS
+from runtime.job.fields import FIELDS, LORA_FIELDS, OVERRIDES, SYNONYMS
 
 _NASTY_TEXT = st.sampled_from(
     [

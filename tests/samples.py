@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.fields import LIMITS
-from runtime.names import Names
+from runtime.job.fields import LIMITS
+from runtime.job.names import Names
 from runtime.worker import Webui, Weights, Worker
 
 NAMES = Names(

@@ -12,7 +12,7 @@ from bake.console import Console
 from bake.errors import ManifestError
 
 if TYPE_CHECKING:
-    from bake.run import Context
+    from bake.steps.run import Context
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -118,11 +118,11 @@ def make_context(
             where="--no-store",
             hint="add --push",
         )
-    from bake.manifest import load_manifest  # noqa: PLC0415  # loaded when a command runs
-    from bake.plan import Options  # noqa: PLC0415
-    from bake.run import Context  # noqa: PLC0415
+    from bake.manifest.model import load_manifest  # noqa: PLC0415  # loaded when a command runs
+    from bake.plan.plan import Options  # noqa: PLC0415
+    from bake.plan.state import BuildFolder  # noqa: PLC0415
     from bake.settings import Settings  # noqa: PLC0415
-    from bake.state import BuildFolder  # noqa: PLC0415
+    from bake.steps.run import Context  # noqa: PLC0415
 
     loaded = load_manifest(manifest)
     chosen = {**loaded.base.args, **parse_build_args(build_args)}

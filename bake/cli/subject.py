@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bake.errors import ManifestError
-from bake.image.oci import Image
-from bake.image.saved import IMAGE_FILE, load_saved_image
-from bake.manifest import load_manifest
+from bake.image.oci.model import Image
+from bake.image.oci.saved import IMAGE_FILE, load_saved_image
+from bake.manifest.model import load_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def find_baked(what: str, *, build_dir: Path) -> BakedImage | None:
     manifest = load_manifest(path)
     folder = build_dir / manifest.name
     image = load_saved_image(folder)
-    from bake.steps import reference_of  # noqa: PLC0415  # loads all that a bake needs
+    from bake.steps.steps import reference_of  # noqa: PLC0415  # loads all that a bake needs
 
     return BakedImage(folder=folder, image=image, reference=reference_of(manifest, image))
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bake.image.oci import canonical_json, check_digest
+from bake.image.oci.model import canonical_json, check_digest
 
 T = TypeVar("T")
 

@@ -12,11 +12,11 @@ from typing import Literal
 from bake.console import format_bytes
 from bake.errors import SourceError
 from bake.lock import Pin
-from bake.manifest import Manifest
-from runtime.weights.errors import WeightsError
-from runtime.weights.families import Recognised, recognise
-from runtime.weights.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
-from runtime.weights.sniff import SNIFF_BYTES, identify_start
+from bake.manifest.model import Manifest
+from runtime.files.errors import WeightsError
+from runtime.files.families import Recognised, recognise
+from runtime.files.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
+from runtime.files.sniff import SNIFF_BYTES, identify_start
 
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _HINTS = {

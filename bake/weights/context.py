@@ -15,9 +15,9 @@ from bake.errors import BakeError, MachineError, ManifestError, SourceError
 from bake.lock import Licence
 from bake.settings import Settings
 from bake.weights.store import Store
-from runtime.weights.errors import WeightsError
-from runtime.weights.http import Client, Credentials, Timeouts
-from runtime.weights.policy import HostPolicy, is_loopback_host, merge_hosts
+from runtime.files.errors import WeightsError
+from runtime.files.http import Client, Credentials, Timeouts
+from runtime.files.policy import HostPolicy, is_loopback_host, merge_hosts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def to_bake_error(error: WeightsError, *, where: str | None = None) -> BakeError
 
 @contextmanager
 def bake_errors(where: str | None = None) -> Iterator[None]:
-    """Raises `bake`'s errors for those of runtime.weights."""
+    """Raises `bake`'s errors for those of runtime.files."""
     try:
         yield
     except WeightsError as error:

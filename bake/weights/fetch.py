@@ -12,18 +12,18 @@ from bake.console import Console, format_bytes
 from bake.errors import SourceError
 from bake.lock import Pin
 from bake.settings import Settings
-from bake.weights import local
 from bake.weights.check import inspect_weights
 from bake.weights.context import Context, Found, bake_errors, to_bake_error
 from bake.weights.locations import remember
 from bake.weights.providers import RemoteProvider, parse_pinned, provider_for
+from bake.weights.sites import local
 from bake.weights.sources import Source
 from bake.weights.store import Store
-from runtime.weights.answers import Options, content_length, refuse_body, refuse_page
-from runtime.weights.errors import WeightsError
-from runtime.weights.fetch import run_download
-from runtime.weights.partial import PartFile
-from runtime.weights.remote import (
+from runtime.files.answers import Options, content_length, refuse_body, refuse_page
+from runtime.files.errors import WeightsError
+from runtime.files.fetch import run_download
+from runtime.files.partial import PartFile
+from runtime.files.remote import (
     MAX_RETRY_AFTER_S,
     Remote,
     RetryableError,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from bake.errors import SourceError
 from bake.lock import Pin
-from bake.weights import civitai, huggingface, web
 from bake.weights.context import Context, Found, Newer
+from bake.weights.sites import civitai, huggingface, web
 from bake.weights.sources import Provider, Source, SourceFormError, parse_source
-from runtime.weights.remote import Remote
+from runtime.files.remote import Remote
 
 Target = Found | Pin
 """What names one exact file: an answer, or what was pinned from one."""

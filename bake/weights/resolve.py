@@ -9,15 +9,15 @@ from pathlib import PurePosixPath
 from bake.console import Console
 from bake.errors import ManifestError, SourceError
 from bake.lock import Lock, Pin
-from bake.manifest import Manifest, SourceEntry
+from bake.manifest.model import Manifest, SourceEntry
 from bake.settings import Settings
-from bake.weights import local
 from bake.weights.check import check_name, check_stored
-from bake.weights.civitai_records import families_of
 from bake.weights.context import Context, Found, bake_errors, today
 from bake.weights.fetch import download_once, measure
 from bake.weights.licences import licence_warnings
 from bake.weights.providers import parse_pinned, provider_for
+from bake.weights.sites import local
+from bake.weights.sites.civitai_records import families_of
 from bake.weights.store import Store
 
 _STEM = re.compile(r"[^A-Za-z0-9._-]+")

@@ -5,7 +5,7 @@
     <root>/locks/<key>              held while a key is fetched
     <root>/leases/<sha256>          held (shared) while a bake uses a file; its mtime is the last use
 
-`layers/` and `kept/` beside them are what bakes have learnt of layers (`bake.image.layers`, `bake.image.kept`).
+`layers/` and `kept/` beside them are what bakes have learnt of layers (`bake.image.oci.layers`, `bake.image.kept`).
 
 A file appears under `sha256/` by a rename after its digest was proven, never otherwise. Locks and
 leases belong to the kernel: they end with their process, so nothing stale can be left behind.
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from bake.console import format_bytes
 from bake.errors import MachineError
-from runtime.weights.locks import locked, take_lock, try_lock
+from runtime.files.locks import locked, take_lock, try_lock
 from runtime.worker import WEIGHTS_MTIME
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import yaml
 
 from bake.errors import ManifestError
 from bake.lock import Lock, Pin
-from bake.manifest import Manifest, SourceEntry, parse_manifest
-from bake.weights.civitai_records import families_of
+from bake.manifest.model import Manifest, SourceEntry, parse_manifest
 from bake.weights.context import Context, Newer, bake_errors
 from bake.weights.providers import parse_pinned, provider_for
+from bake.weights.sites.civitai_records import families_of
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 

@@ -1,7 +1,7 @@
 """`BAKERY_RECORD=FOLDER` (warm-up only): writes what the next start can use, when the process ends.
 
-`modules.pack` (see `runtime.boot.pack`), `read-ahead.json` (`runtime.boot.pages`) and `hashes.json`
-(`runtime.boot.hashes`). An image carries them in /opt/bakery/harvest. They hold no times and no
+`modules.pack` (see `runtime.boot.tricks.pack`), `read-ahead.json` (`runtime.boot.tricks.pages`) and `hashes.json`
+(`runtime.boot.tricks.hashes`). An image carries them in /opt/bakery/harvest. They hold no times and no
 order of events, so the same base and weights give the same files; only the page ranges of libraries
 over 64 MiB may differ by a block. The process should be ended by SIGTERM.
 """
@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from runtime.boot import hashes, pack, pages
 from runtime.boot.context import Context
 from runtime.boot.timeline import log
+from runtime.boot.tricks import hashes, pack, pages
 
 
 def install(context: Context, folder: str) -> None:

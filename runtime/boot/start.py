@@ -17,7 +17,7 @@ from types import ModuleType
 from runtime.boot import hooks, timeline
 from runtime.boot.choice import choose
 from runtime.boot.context import Context
-from runtime.boot.tricks import TRICKS, install_trick
+from runtime.boot.table import TRICKS, install_trick
 
 
 def main(argv: Sequence[str]) -> int:

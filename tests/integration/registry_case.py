@@ -12,14 +12,14 @@ from pathlib import Path, PurePosixPath
 import requests
 
 from bake.console import Console
-from bake.image.assemble import BaseImage, ImageConfig, assemble
-from bake.image.auth import Credentials
-from bake.image.layers import PlacedFile, make_weights_layer
-from bake.image.oci import GZIP_LAYER, BytesContent, Descriptor, Image, Layer, sha256_digest
-from bake.image.push import PushReport, push_image
-from bake.image.reference import parse_reference
-from bake.image.registry import RegistryClient
-from bake.image.transport import RegistryOptions
+from bake.image.final.assemble import BaseImage, ImageConfig, assemble
+from bake.image.oci.layers import PlacedFile, make_weights_layer
+from bake.image.oci.model import GZIP_LAYER, BytesContent, Descriptor, Image, Layer, sha256_digest
+from bake.image.oci.reference import parse_reference
+from bake.image.registry.auth import Credentials
+from bake.image.registry.client import RegistryClient
+from bake.image.registry.push import PushReport, push_image
+from bake.image.registry.transport import RegistryOptions
 from tests.integration.conftest import run
 
 IMAGE = "registry:2.8.3"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bake.image.base_source import read_base_from_layout
+from bake.image.source import read_base_from_layout
 from demo.webui.options import DEFAULTS
 from tests.integration.bakery_case import (
     Bakery,

@@ -21,29 +21,30 @@ import pytest
 
 from bake.console import Console
 from bake.errors import BuildError
-from bake.image import engine_probe, load
-from bake.image.assemble import BaseImage, ImageConfig, assemble
-from bake.image.auth import Credentials
-from bake.image.base_source import image_of, read_base_from_engine, read_base_from_registry
-from bake.image.engine import Engine
-from bake.image.engine_archive import Archive
-from bake.image.engine_probe import probe_engine
+from bake.image.engine import load
+from bake.image.engine import probe as engine_probe
+from bake.image.engine.archive import Archive
+from bake.image.engine.docker import Engine
+from bake.image.engine.load import load_image
+from bake.image.engine.probe import probe_engine
+from bake.image.final.assemble import BaseImage, ImageConfig, assemble
 from bake.image.kept import Kept
-from bake.image.layers import PlacedFile, make_tree_layer, make_weights_layer
-from bake.image.layout import write_layout
-from bake.image.load import load_image
-from bake.image.oci import Image, Layer
-from bake.image.push import push_image
-from bake.image.reference import parse_reference
-from bake.image.registry import RegistryClient
-from bake.image.saved import load_saved_image, save_image
-from bake.image.secrets import SecretScanner
-from bake.image.transport import RegistryOptions
-from bake.image.verify import verify_image
-from bake.image.verify_worker import read_worker, verify_worker
+from bake.image.oci.layers import PlacedFile, make_tree_layer, make_weights_layer
+from bake.image.oci.layout import write_layout
+from bake.image.oci.model import Image, Layer
+from bake.image.oci.reference import parse_reference
+from bake.image.oci.saved import load_saved_image, save_image
+from bake.image.registry.auth import Credentials
+from bake.image.registry.client import RegistryClient
+from bake.image.registry.push import push_image
+from bake.image.registry.transport import RegistryOptions
+from bake.image.source import image_of, read_base_from_engine, read_base_from_registry
+from bake.image.verify.image import verify_image
+from bake.image.verify.secrets import SecretScanner
+from bake.image.verify.worker import read_worker, verify_worker
 from bake.lock import Lock
-from bake.plan import pinned_weights
-from bake.state import BuildFolder
+from bake.plan.plan import pinned_weights
+from bake.plan.state import BuildFolder
 from benchmarks.images import can_start_engines, private_engine
 from runtime.worker import WORKER_FILE, Webui, Weights, Worker
 from tests.integration.conftest import ROOT, run

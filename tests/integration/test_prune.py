@@ -12,10 +12,10 @@ import pytest
 from docker.errors import ImageNotFound
 
 from bake.console import Console
-from bake.image.assemble import LAYERS_LABEL
-from bake.image.engine import Engine
-from bake.image.prune import Stale, find_used, list_images, plan_prune, remove_stale
-from bake.state import BuildFolder
+from bake.image.engine.docker import Engine
+from bake.image.engine.prune import Stale, find_used, list_images, plan_prune, remove_stale
+from bake.image.final.assemble import LAYERS_LABEL
+from bake.plan.state import BuildFolder
 from tests.integration.conftest import ROOT, run
 
 NAME = f"img-prune-{os.getpid()}"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from bake.errors import BakeError, BuildError, PushError
-from bake.image.assemble import ImageConfig, assemble
-from bake.image.auth import Credentials
-from bake.image.base_source import read_base_from_registry
-from bake.image.oci import sha256_digest
-from bake.image.reference import parse_reference
-from bake.image.registry import RegistryClient
-from bake.image.transport import RegistryOptions
+from bake.image.final.assemble import ImageConfig, assemble
+from bake.image.oci.model import sha256_digest
+from bake.image.oci.reference import parse_reference
+from bake.image.registry.auth import Credentials
+from bake.image.registry.client import RegistryClient
+from bake.image.registry.transport import RegistryOptions
+from bake.image.source import read_base_from_registry
 from tests.integration.registry_case import (
     QUICK,
     fetch_and_compare,

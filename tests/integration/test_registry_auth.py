@@ -11,10 +11,10 @@ import pytest
 import requests
 
 from bake.errors import PushError
-from bake.image.auth import Credentials
-from bake.image.oci import sha256_digest
-from bake.image.registry import RegistryClient
-from bake.image.transport import RegistryOptions, Transient, tls_failure
+from bake.image.oci.model import sha256_digest
+from bake.image.registry.auth import Credentials
+from bake.image.registry.client import RegistryClient
+from bake.image.registry.transport import RegistryOptions, Transient, tls_failure
 from tests.integration.registry_case import (
     QUICK,
     fetch_and_compare,

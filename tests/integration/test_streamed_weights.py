@@ -10,17 +10,17 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from bake.errors import SourceError
-from bake.image.assemble import ImageConfig, assemble
-from bake.image.auth import Credentials
-from bake.image.layers import PlacedFile, make_weights_layer
-from bake.image.oci import BytesContent, sha256_digest
-from bake.image.push import push_image, push_stream
-from bake.image.registry import RegistryClient
-from bake.image.streamed import StreamedFile, StreamedLayer, read_remote, stream_pin
-from bake.image.upload import Blob, Uploader
-from runtime.weights.http import Client, Timeouts
-from runtime.weights.policy import HostPolicy
-from runtime.weights.remote import Remote
+from bake.image.final.assemble import ImageConfig, assemble
+from bake.image.oci.layers import PlacedFile, make_weights_layer
+from bake.image.oci.model import BytesContent, sha256_digest
+from bake.image.registry.auth import Credentials
+from bake.image.registry.client import RegistryClient
+from bake.image.registry.push import push_image, push_stream
+from bake.image.registry.streamed import StreamedFile, StreamedLayer, read_remote, stream_pin
+from bake.image.registry.upload import Blob, Uploader
+from runtime.files.http import Client, Timeouts
+from runtime.files.policy import HostPolicy
+from runtime.files.remote import Remote
 from tests.integration.registry_case import (
     CONSOLE,
     QUICK,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bake.state import key_of
+from bake.plan.state import key_of
 from tests.integration.bakery_case import Bakery, make_bakery
 from tests.integration.conftest import run
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from runtime.weights.answers import Options
-from runtime.weights.download import Download
-from runtime.weights.errors import WeightsError
-from runtime.weights.fetch import run_download
-from runtime.weights.http import Client, Timeouts
-from runtime.weights.partial import PartFile
-from runtime.weights.policy import HostPolicy
-from runtime.weights.remote import Remote
+from runtime.files.answers import Options
+from runtime.files.download import Download
+from runtime.files.errors import WeightsError
+from runtime.files.fetch import run_download
+from runtime.files.http import Client, Timeouts
+from runtime.files.partial import PartFile
+from runtime.files.policy import HostPolicy
+from runtime.files.remote import Remote
 from tests.standins import models
 from tests.standins.civitai import CivitaiFile, CivitaiVersion
 from tests.standins.http_server import Request

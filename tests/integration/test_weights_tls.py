@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.weights.errors import WeightsError
-from runtime.weights.fetch import fetch_url
-from runtime.weights.http import Credentials
-from runtime.weights.policy import HostPolicy
+from runtime.files.errors import WeightsError
+from runtime.files.fetch import fetch_url
+from runtime.files.http import Credentials
+from runtime.files.policy import HostPolicy
 from tests.standins import models
 from tests.standins.http_server import Server
 from tests.standins.storage import Blob, Storage

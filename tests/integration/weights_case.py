@@ -12,7 +12,7 @@ from unittest import mock
 
 from bake.console import Console
 from bake.lock import Lock, Pin
-from bake.manifest import Manifest, parse_manifest
+from bake.manifest.model import Manifest, parse_manifest
 from bake.settings import Settings
 from bake.weights import locations
 from bake.weights.fetch import fetch_pin

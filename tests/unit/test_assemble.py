@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from bake.errors import BuildError, MachineError, ManifestError
-from bake.image.assemble import BaseImage, ImageConfig, assemble
-from bake.image.base_source import image_of, read_base_from_layout
-from bake.image.engine_archive import pick_platform
-from bake.image.layout import parse_layout, write_layout
-from bake.image.oci import (
+from bake.image.engine.archive import pick_platform
+from bake.image.final.assemble import BaseImage, ImageConfig, assemble
+from bake.image.oci.layout import parse_layout, write_layout
+from bake.image.oci.model import (
     GZIP_LAYER,
     KIND,
     RAW_LAYER,
@@ -27,7 +26,8 @@ from bake.image.oci import (
     LayerKind,
     sha256_digest,
 )
-from bake.image.saved import load_saved_image, save_image
+from bake.image.oci.saved import load_saved_image, save_image
+from bake.image.source import image_of, read_base_from_layout
 
 
 def make_layer(data: bytes, *, kind: LayerKind = "thin", comment: str = "") -> Layer:

@@ -10,10 +10,10 @@ import pytest
 
 from bake.console import Console
 from bake.errors import BuildError, ManifestError
-from bake.image.base import BasePlan, build_base, plan_base
-from bake.image.engine import Engine
-from bake.manifest import parse_manifest
-from runtime.weights.locks import locked
+from bake.image.build.base import BasePlan, build_base, plan_base
+from bake.image.engine.docker import Engine
+from bake.manifest.model import parse_manifest
+from runtime.files.locks import locked
 
 GOOD = """\
 name: a-model

@@ -13,20 +13,10 @@ from typing import Any
 
 import pytest
 
-from runtime.boot import (
-    hashes,
-    hooks,
-    lazy,
-    pack,
-    pages,
-    read_ahead,
-    room,
-    stack,
-    timeline,
-    weights,
-)
+from runtime.boot import hooks, read_ahead, timeline
 from runtime.boot.choice import choose
 from runtime.boot.context import Context
+from runtime.boot.tricks import hashes, lazy, pack, pages, room, stack, weights
 from runtime.worker import WEIGHTS_MTIME
 
 NAMES = ("pages", "gc", "ui")

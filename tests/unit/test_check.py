@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from bake.errors import SourceError
-from bake.manifest import Manifest, parse_manifest
+from bake.manifest.model import Manifest, parse_manifest
 from bake.weights.check import check_stored, inspect_start, inspect_weights
-from runtime.weights.errors import WeightsError
-from runtime.weights.families import recognise
-from runtime.weights.safetensors import read_header
+from runtime.files.errors import WeightsError
+from runtime.files.families import recognise
+from runtime.files.safetensors import read_header
 from tests.standins import models
 from tests.unit.test_lock import pin
 

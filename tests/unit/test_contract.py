@@ -3,7 +3,7 @@
 import pytest
 
 from bake.errors import BuildError
-from bake.image.contract import read_contract
+from bake.image.build.contract import read_contract
 from runtime.worker import Weights, Worker
 
 LABELS = {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bake.image.contract import read_contract
-from bake.image.dockerfile import hash_context, parse_dockerfile
+from bake.image.build.contract import read_contract
+from bake.image.build.dockerfile import hash_context, parse_dockerfile
 
 ROOT = Path(__file__).parents[2]
 BASE = (ROOT / "Dockerfile.base").read_text(encoding="utf-8")

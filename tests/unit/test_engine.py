@@ -9,7 +9,7 @@ import pytest
 
 from bake.console import Console
 from bake.errors import MachineError
-from bake.image.engine import Engine, build_secrets, buildx_version
+from bake.image.engine.docker import Engine, build_secrets, buildx_version
 
 
 def test_a_build_is_lent_what_the_machine_has(tmp_path: Path) -> None:

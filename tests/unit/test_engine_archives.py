@@ -15,13 +15,13 @@ import requests
 from docker.errors import ImageNotFound
 
 from bake.errors import BakeError, BuildError, MachineError
-from bake.image.assemble import ImageConfig, assemble
-from bake.image.base_source import read_base_from_engine
-from bake.image.engine_archive import Archive, EngineContent
-from bake.image.engine_probe import probe_engine
+from bake.image.engine.archive import Archive, EngineContent
+from bake.image.engine.load import load_image
+from bake.image.engine.probe import probe_engine
+from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.kept import Kept
-from bake.image.load import load_image
-from bake.image.oci import RAW_LAYER, blob_name, sha256_digest
+from bake.image.oci.model import RAW_LAYER, blob_name, sha256_digest
+from bake.image.source import read_base_from_engine
 from tests.unit.test_assemble import make_layer
 
 FIRST, SECOND = b"first layer " * 50, b"second layer " * 50

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bake.errors import BuildError
-from bake.image.assemble import BaseImage
-from bake.image.final import ENTRYPOINT, ThinLayers, assemble_final, place_weights
-from bake.image.layers import make_weights_layer
-from bake.image.oci import GZIP_LAYER, Descriptor, Image, Layer
-from bake.image.packages import Package
-from bake.image.thin import pack_files, sdk_of
+from bake.image.build.thin import pack_files, sdk_of
+from bake.image.final.assemble import BaseImage
+from bake.image.final.final import ENTRYPOINT, ThinLayers, assemble_final, place_weights
+from bake.image.final.packages import Package
+from bake.image.oci.layers import make_weights_layer
+from bake.image.oci.model import GZIP_LAYER, Descriptor, Image, Layer
 from bake.lock import Lock, Pin
 from runtime.worker import Webui, Weights, Worker
 

@@ -3,7 +3,7 @@
 import json
 import re
 
-from bake.gpus import DATA_FILE, find_gpu, gpu_names
+from bake.manifest.gpus import DATA_FILE, find_gpu, gpu_names
 
 # nvcc of CUDA 12.1 compiles for these; xformers' flash attention starts at 8.0.
 COMPILABLE = {"7.0", "7.2", "7.5", "8.0", "8.6", "8.7", "8.9", "9.0"}

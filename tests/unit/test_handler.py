@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from runtime import generate, handler
-from runtime.generate import Generator, smaller_batch
-from runtime.handler import Handler
+from runtime.job import handler
+from runtime.job.handler import Handler
+from runtime.job.lora import LoraStore
+from runtime.job.names import pin_settings
 from runtime.log import Counters
-from runtime.lora import LoraStore
-from runtime.names import pin_settings
 from runtime.settings import Settings
+from runtime.webui import generate
 from runtime.webui.client import WebuiAnswerError, WebuiError, WebuiUnreachableError
+from runtime.webui.generate import Generator, smaller_batch
 from tests.fake_webui import FakeWebui, out_of_memory
 from tests.samples import DEFAULT_LIMITS, make_worker
 

@@ -13,15 +13,15 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from bake.image import verify as verify_module
+from bake.image.final.packages import packages_of_layer
 from bake.image.kept import Kept
-from bake.image.layers import TreeLayer
-from bake.image.oci import RAW_LAYER, BytesContent, Descriptor, Image, Layer, sha256_digest
-from bake.image.packages import packages_of_layer
-from bake.image.scan import LayerFacts, scan_layer, scan_version
-from bake.image.secrets import FORMS, SecretScanner
-from bake.image.verdict import Verdict
-from bake.image.verify import verify_image
+from bake.image.oci.layers import TreeLayer
+from bake.image.oci.model import RAW_LAYER, BytesContent, Descriptor, Image, Layer, sha256_digest
+from bake.image.verify import image as verify_module
+from bake.image.verify.image import verify_image
+from bake.image.verify.scan import LayerFacts, scan_layer, scan_version
+from bake.image.verify.secrets import FORMS, SecretScanner
+from bake.image.verify.verdict import Verdict
 from tests.unit.test_verify import (
     CONSOLE,
     CONTENT,

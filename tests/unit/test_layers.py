@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from bake.image import layers
-from bake.image.layers import PlacedFile, group_files, make_tree_layer, make_weights_layer
+from bake.image.oci import layers
+from bake.image.oci.layers import PlacedFile, group_files, make_tree_layer, make_weights_layer
 from runtime.worker import WEIGHTS_MTIME
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from bake.errors import ManifestError
 from bake.lock import Licence, Lock, Pin, find_differences, load_lock, lock_path, write_lock
-from bake.manifest import Manifest, load_manifest, parse_manifest
+from bake.manifest.model import Manifest, load_manifest, parse_manifest
 
 ROOT = Path(__file__).parents[2]
 TEXT = """name: x

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from runtime import lora
 from runtime.errors import JobError
-from runtime.lora import Applied, LoraStore
-from runtime.request import LoraRequest
+from runtime.files.errors import WeightsError
+from runtime.files.fetch import Fetched
+from runtime.job import lora
+from runtime.job.lora import Applied, LoraStore
+from runtime.job.request import LoraRequest
 from runtime.settings import Settings
-from runtime.weights.errors import WeightsError
-from runtime.weights.fetch import Fetched
 from runtime.worker import Webui
 from tests.samples import make_worker
 from tests.standins.models import LORA_SDXL, SDXL, safetensors

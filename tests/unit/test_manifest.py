@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bake.errors import ManifestError
-from bake.manifest import Manifest, load_manifest, parse_manifest
+from bake.manifest.model import Manifest, load_manifest, parse_manifest
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\

@@ -2,9 +2,9 @@
 
 import pytest
 
-from runtime.weights.errors import WeightsError
-from runtime.weights.patience import Patience
-from runtime.weights.remote import RetryableError
+from runtime.files.errors import WeightsError
+from runtime.files.patience import Patience
+from runtime.files.remote import RetryableError
 
 FAILURE = WeightsError("quota", "too many requests")
 

@@ -6,7 +6,7 @@ import random
 import pytest
 from PIL import Image, PngImagePlugin
 
-from bake.image.picture import judge_picture
+from bake.image.build.picture import judge_picture
 
 SHA = "ab" * 32
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from bake.image.oci import RAW_LAYER, Descriptor, Layer, LayerKind, sha256_digest
+from bake.image.oci.model import RAW_LAYER, Descriptor, Layer, LayerKind, sha256_digest
 from bake.lock import Licence, Lock, Pin
-from bake.manifest import Manifest, parse_manifest
-from bake.plan import Known, Options, Plan, StepName, describe_changes, plan_bake
-from bake.state import Record
+from bake.manifest.model import Manifest, parse_manifest
+from bake.plan.plan import Known, Options, Plan, StepName, describe_changes, plan_bake
+from bake.plan.state import Record
 
 TEXT = """
 name: example

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from runtime.weights.errors import WeightsError
-from runtime.weights.http import Client, Credentials, check_redirect
-from runtime.weights.policy import HostPolicy, is_loopback_host, show_url
+from runtime.files.errors import WeightsError
+from runtime.files.http import Client, Credentials, check_redirect
+from runtime.files.policy import HostPolicy, is_loopback_host, show_url
 
 
 @pytest.mark.parametrize(

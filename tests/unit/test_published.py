@@ -9,8 +9,8 @@ import tokenize
 from pathlib import Path
 from typing import Any
 
-from runtime.fields import FIELDS
-from runtime.request import parse_request
+from runtime.job.fields import FIELDS
+from runtime.job.request import parse_request
 from runtime.settings import Settings
 from tests.samples import DEFAULT_LIMITS, NAMES, make_worker
 from tests.unit.test_request import OFFICIAL_README, SEED_PROJECT, WEBUIAPI

@@ -9,9 +9,9 @@ import pytest
 import requests
 
 from bake.errors import ManifestError, PushError
-from bake.image.auth import Credentials, find_credentials, parse_challenge
-from bake.image.reference import is_loopback, parse_reference
-from bake.image.transport import RegistryOptions, error_code, retry_after
+from bake.image.oci.reference import is_loopback, parse_reference
+from bake.image.registry.auth import Credentials, find_credentials, parse_challenge
+from bake.image.registry.transport import RegistryOptions, error_code, retry_after
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import hypothesis
 import pytest
 
 from runtime.errors import JobError
-from runtime.fields import BY_NAME, FIELDS, OVERRIDES, limits_of
-from runtime.request import Request, parse_request
+from runtime.job.fields import BY_NAME, FIELDS, OVERRIDES, limits_of
+from runtime.job.request import Request, parse_request
 from runtime.settings import SettingsError
 from tests.hostile import INPUTS
 from tests.samples import DEFAULT_LIMITS, NAMES, make_weights, make_worker
@@ -431,7 +431,7 @@ def test_a_thousand_unknown_fields_give_fifty_errors(monkeypatch: pytest.MonkeyP
         suggested.append(wrong)
         return ""
 
-    monkeypatch.setattr("runtime.request.suggest", suggest)
+    monkeypatch.setattr("runtime.job.request.suggest", suggest)
     errors = errors_of({f"field_{number}": 1 for number in range(1000)})
     assert len(errors) == 50
     # A suggestion takes half a millisecond, and a request has room for a million names.

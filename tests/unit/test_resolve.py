@@ -7,16 +7,16 @@ import pytest
 
 from bake.errors import ManifestError, SourceError
 from bake.lock import Licence, Lock
-from bake.manifest import parse_manifest
-from bake.weights.civitai_records import (
+from bake.manifest.model import parse_manifest
+from bake.weights.context import Newer, today
+from bake.weights.licences import licence_warnings
+from bake.weights.resolve import image_name
+from bake.weights.sites.civitai_records import (
     choose_file,
     families_of,
     parse_licence,
     parse_version,
 )
-from bake.weights.context import Newer, today
-from bake.weights.licences import licence_warnings
-from bake.weights.resolve import image_name
 from bake.weights.sources import parse_source
 from bake.weights.update import (
     Standing,

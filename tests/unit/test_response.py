@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from runtime.errors import JobError
-from runtime.request import OutputOptions
-from runtime.response import deliver, encode, json_size
+from runtime.job.request import OutputOptions
+from runtime.job.response import deliver, encode, json_size
 
 INFOTEXT = "a fäx ✓\nSteps: 20, Seed: 1"
 
@@ -122,7 +122,7 @@ def test_what_is_too_large_is_never_tried_in_a_better_quality(
         qualities.append(quality)
         return bytes(1000)
 
-    monkeypatch.setattr("runtime.response.encode", encode_large)
+    monkeypatch.setattr("runtime.job.response.encode", encode_large)
     with pytest.raises(JobError, match="as webp"):
         hand_over(
             make_output(make_png(128)), limit_bytes=900, if_too_large="webp", image_quality=quality

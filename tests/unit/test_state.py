@@ -7,7 +7,7 @@ import pytest
 
 from bake.console import Console
 from bake.errors import MachineError
-from bake.state import BuildFolder, hash_tree, key_of, write_atomically
+from bake.plan.state import BuildFolder, hash_tree, key_of, write_atomically
 
 QUIET = Console(quiet=True)
 

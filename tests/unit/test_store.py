@@ -16,7 +16,7 @@ from bake.weights.store import (
     hash_file,
     plan_garbage,
 )
-from runtime.weights.locks import locked, take_lock, try_lock
+from runtime.files.locks import locked, take_lock, try_lock
 from runtime.worker import WEIGHTS_MTIME
 
 

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from bake.errors import SourceError
-from bake.image.layers import PlacedFile, make_weights_layer
-from bake.image.scan import scan_layer
-from bake.image.secrets import SecretScanner
-from bake.image.streamed import StreamedFile, StreamedLayer, facts_of_weights
+from bake.image.oci.layers import PlacedFile, make_weights_layer
+from bake.image.registry.streamed import StreamedFile, StreamedLayer, facts_of_weights
+from bake.image.verify.scan import scan_layer
+from bake.image.verify.secrets import SecretScanner
 
 CONTENT = bytes(range(256)) * 20 + b"end"
 PATH = PurePosixPath("/models/a.safetensors")

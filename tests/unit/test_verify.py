@@ -14,11 +14,12 @@ import pytest
 
 from bake.console import Console
 from bake.errors import BuildError, VerifyError
-from bake.image import checks
-from bake.image.assemble import BASE_DIGEST_LABEL, ImageConfig, assemble
-from bake.image.inspect import count_components, inspect_image
-from bake.image.layers import PlacedFile, make_weights_layer
-from bake.image.oci import (
+from bake.image.final.assemble import BASE_DIGEST_LABEL, ImageConfig, assemble
+from bake.image.final.inspect import count_components, inspect_image
+from bake.image.final.packages import Package, parse_dpkg_status, parse_metadata
+from bake.image.final.sbom import make_documents_layer
+from bake.image.oci.layers import PlacedFile, make_weights_layer
+from bake.image.oci.model import (
     GZIP_LAYER,
     PROVENANCE_FILE,
     SBOM_FILE,
@@ -28,13 +29,12 @@ from bake.image.oci import (
     Layer,
     sha256_digest,
 )
-from bake.image.packages import Package, parse_dpkg_status, parse_metadata
-from bake.image.sbom import make_documents_layer
-from bake.image.scan import scan_layer
-from bake.image.secrets import SecretScanner
-from bake.image.streams import gunzipped, open_tar, unpacked
-from bake.image.verdict import Check, Verdict
-from bake.image.verify import refuse_bad, verify_image
+from bake.image.oci.streams import gunzipped, open_tar, unpacked
+from bake.image.verify import checks
+from bake.image.verify.image import refuse_bad, verify_image
+from bake.image.verify.scan import scan_layer
+from bake.image.verify.secrets import SecretScanner
+from bake.image.verify.verdict import Check, Verdict
 from bake.lock import Licence, Lock, Pin
 from runtime.worker import Webui, Weights, Worker
 from tests.unit.test_assemble import make_base

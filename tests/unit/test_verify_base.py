@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bake.image.assemble import BaseImage, ImageConfig, assemble
+from bake.image.final.assemble import BaseImage, ImageConfig, assemble
 from bake.image.kept import Kept
-from bake.image.oci import BytesContent, Content, Image, Layer
-from bake.image.registry import RegistryContent
-from bake.image.verdict import Check, Verdict
-from bake.image.verify import verify_image
+from bake.image.oci.model import BytesContent, Content, Image, Layer
+from bake.image.registry.client import RegistryContent
+from bake.image.verify.image import verify_image
+from bake.image.verify.verdict import Check, Verdict
 from tests.unit.test_assemble import make_base
 from tests.unit.test_verify import (
     CONSOLE,

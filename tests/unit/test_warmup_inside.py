@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bake.image.warmup_inside import complete_config
+from bake.image.build.warmup_inside import complete_config
 
 
 def test_a_config_gets_the_settings_that_it_lacks_and_keeps_its_own(tmp_path: Path) -> None:

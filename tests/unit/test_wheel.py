@@ -10,9 +10,8 @@ import pytest
 
 from bake.console import Console
 from bake.errors import BuildError, ManifestError
-from bake.image.dockerfile import Dockerfile, parse_dockerfile
-from bake.image.engine import Engine
-from bake.image.wheel import (
+from bake.image.build.dockerfile import Dockerfile, parse_dockerfile
+from bake.image.build.wheel import (
     WheelPlan,
     find_wheel,
     plan_wheel,
@@ -20,6 +19,7 @@ from bake.image.wheel import (
     wheel_architectures,
     wheel_cache,
 )
+from bake.image.engine.docker import Engine
 
 NAME = "xformers-0.0.23.post1-cp310-cp310-linux_x86_64.whl"
 LOCKS = {

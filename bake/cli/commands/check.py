@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bake.manifest import load_manifest
+from bake.manifest.model import load_manifest
 
 
 @click.command()

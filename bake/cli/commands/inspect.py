@@ -10,17 +10,17 @@ import click
 from bake.cli.options import build_dir_option
 from bake.cli.subject import find_baked
 from bake.console import Console, format_bytes
-from bake.image.base_source import (
+from bake.image.engine.docker import Engine
+from bake.image.final.inspect import Inspection, count_components, inspect_image
+from bake.image.oci.layout import LAYOUT_SCHEME, parse_layout
+from bake.image.oci.reference import parse_reference
+from bake.image.registry.client import RegistryClient
+from bake.image.source import (
     image_of,
     read_base_from_engine,
     read_base_from_layout,
     read_base_from_registry,
 )
-from bake.image.engine import Engine
-from bake.image.inspect import Inspection, count_components, inspect_image
-from bake.image.layout import LAYOUT_SCHEME, parse_layout
-from bake.image.reference import parse_reference
-from bake.image.registry import RegistryClient
 
 
 @click.command()

@@ -17,7 +17,7 @@ from bake.cli.options import (
 )
 from bake.console import Console, format_bytes
 from bake.pipeline import plan_only
-from bake.plan import Plan
+from bake.plan.plan import Plan
 
 
 @click.command()

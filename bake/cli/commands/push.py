@@ -10,14 +10,14 @@ from bake.cli.options import build_dir_option, json_option, quiet_option
 from bake.cli.subject import BakedImage, need_baked
 from bake.console import Console, format_bytes
 from bake.errors import ManifestError
-from bake.image.checks import LOCK_LABEL
-from bake.image.layout import LAYOUT_SCHEME, parse_layout, write_layout
-from bake.image.oci import Image
-from bake.image.push import PushReport, push_image
+from bake.image.oci.layout import LAYOUT_SCHEME, parse_layout, write_layout
+from bake.image.oci.model import Image
+from bake.image.registry.push import PushReport, push_image
+from bake.image.verify.checks import LOCK_LABEL
 from bake.lock import Lock, lock_path, read_lock
-from bake.manifest import load_manifest
-from bake.plan import pinned_weights
-from bake.state import BuildFolder
+from bake.manifest.model import load_manifest
+from bake.plan.plan import pinned_weights
+from bake.plan.state import BuildFolder
 from bake.weights.licences import licence_warnings
 
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from bake.manifest import Manifest
+from bake.manifest.model import Manifest
 
 
 @click.command()

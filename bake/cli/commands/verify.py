@@ -11,20 +11,20 @@ from bake.cli.options import build_dir_option, json_option, quiet_option
 from bake.cli.subject import BakedImage, find_baked
 from bake.console import Console
 from bake.errors import BuildError, MachineError, VerifyError
-from bake.image.base_source import (
+from bake.image.engine.docker import Engine
+from bake.image.kept import Kept
+from bake.image.oci.layout import LAYOUT_SCHEME, parse_layout
+from bake.image.oci.reference import parse_reference
+from bake.image.registry.client import RegistryClient
+from bake.image.source import (
     image_of,
     read_base_from_engine,
     read_base_from_layout,
     read_base_from_registry,
 )
-from bake.image.engine import Engine
-from bake.image.kept import Kept
-from bake.image.layout import LAYOUT_SCHEME, parse_layout
-from bake.image.reference import parse_reference
-from bake.image.registry import RegistryClient
-from bake.image.verdict import Check, Verdict
-from bake.image.verify import verify_image
-from bake.image.verify_worker import read_worker, verify_worker
+from bake.image.verify.image import verify_image
+from bake.image.verify.verdict import Check, Verdict
+from bake.image.verify.worker import read_worker, verify_worker
 from bake.lock import Lock, read_lock
 from bake.settings import Settings
 

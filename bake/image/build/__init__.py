@@ -1,0 +1,1 @@
+"""What is built before an image is put together: base, wheel, thin layers, warm-up."""

@@ -1,0 +1,96 @@
+"""The thin layers: the runtime's environment, the runtime, and what `bake` knows of this one image.
+
+The first two come from Dockerfile.final, whose stages build on the slim Python image and never touch the
+base; the third is plain files. All are normalised, so that the same content gives the same digest.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from bake.errors import BuildError
+from bake.image.engine.docker import Engine
+from bake.image.oci.layers import TreeLayer, make_tree_layer
+
+ThinTarget = Literal["environment", "runtime"]
+
+
+def build_thin_layer(
+    target: ThinTarget,
+    *,
+    engine: Engine,
+    repository: Path,
+    build_args: Mapping[str, str],
+    blob: Path,
+    scratch: Path,
+    log: Path,
+) -> TreeLayer:
+    """Builds one target of Dockerfile.final into a layer on disk.
+
+    Args:
+        target: The stage.
+        engine: Builds it.
+        repository: The checkout that holds Dockerfile.final, `requirements/` and `runtime/`.
+        build_args: PYTHON_IMAGE is used, others are not passed on.
+        blob: Where the layer is written.
+        scratch: A folder for the tar that the builder writes.
+        log: Takes the build's output.
+
+    Raises:
+        BuildError: the build failed.
+    """
+    tree = scratch / f"{target}.tar"
+    image = build_args.get("PYTHON_IMAGE")
+    engine.buildx(
+        [
+            "--file", str(repository / "Dockerfile.final"),
+            "--target", target,
+            *(["--build-arg", f"PYTHON_IMAGE={image}"] if image else []),
+            "--output", f"type=tar,dest={tree}",
+            str(repository),
+        ],
+        log=log,
+        what=f"the {target} stage of Dockerfile.final",
+    )  # fmt: skip
+    return _pack(tree, blob, what=target)
+
+
+def sdk_of(repository: Path) -> str:
+    """`runpod 1.7.10`: what the lock of the runtime's environment pins.
+
+    Raises:
+        BuildError: the lock pins none.
+    """
+    lock = repository / "requirements" / "runtime.txt"
+    found = re.search(r"^(runpod)==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
+    if found is None:
+        raise BuildError(
+            "pins no runpod, which the worker needs", where=str(lock), hint="make locks"
+        )
+    return f"{found[1]} {found[2]}"
+
+
+def pack_files(root: Path, *, blob: Path, scratch: Path) -> TreeLayer:
+    """Makes a layer of a folder whose top is the image's root.
+
+    Raises:
+        BuildError: it holds something that no layer may hold.
+    """
+    tree = scratch / "files.tar"
+    with tarfile.open(tree, "w") as tar:
+        for path in sorted(root.rglob("*")):
+            name = PurePosixPath("/") / path.relative_to(root).as_posix()
+            tar.add(path, arcname=str(name), recursive=False)
+    return _pack(tree, blob, what="the image's own files")
+
+
+def _pack(tree: Path, blob: Path, *, what: str) -> TreeLayer:
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return make_tree_layer(tree, blob)
+    except ValueError as error:
+        raise BuildError(f"{what} cannot be made a layer: {error}") from None

@@ -1,0 +1,1 @@
+"""Docker Engines: the one gateway, images out of it and into it."""

@@ -1,0 +1,205 @@
+"""Gives an image to the local engine by `POST /images/load`: only the layers that it lacks travel.
+
+Seen on Engine 26.1.5: with the classic store and with the containerd store an archive need not hold the
+layers that the engine has. With the containerd store these must be the very blobs of an image that is
+there, not only the same content under another compression: it does not check, and a later push or save
+would fail. So a layer is left out only below an image whose manifest is known to name the same blobs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound
+
+from bake.errors import BuildError, MachineError
+from bake.image.engine.archive import EngineContent, EngineLike
+from bake.image.final.assemble import BASE_DIGEST_LABEL, BASE_LAYERS_LABEL, LAYERS_LABEL
+from bake.image.oci.layout import LAYOUT_FILE, index_of
+from bake.image.oci.model import Image, Layer, blob_name, canonical_json, read_content
+from bake.image.oci.reference import parse_reference
+
+_TIMEOUT_S = 3600
+"""An engine unpacks a layer before it answers."""
+
+
+def load_image(image: Image, engine: EngineLike, tag: str) -> str:
+    """Loads an image into an engine and tags it.
+
+    Args:
+        image: Layers that the engine lacks must have content.
+        engine: Where to.
+        tag: A reference.
+
+    Returns:
+        The engine's id of the image: the config's digest with the classic store, the manifest's with
+        the containerd store.
+
+    Raises:
+        BuildError: the engine refuses it, or a layer's bytes cannot be had.
+        MachineError: the engine's disk is full, or it does not answer.
+    """
+    found = _image_id(engine, tag)
+    if found in (image.digest, image.config_digest):
+        return str(found)
+    reference = parse_reference(tag)
+    present = _present_layers(image, engine)
+    archive = _archive(image, name=str(reference), tag=reference.tag, without=present)
+    api: Any = engine.client.api
+    try:
+        response = api._post(  # the SDK's load_image reads the whole stream first
+            api._url("/images/load"),
+            data=archive, headers={"Content-Type": "application/x-tar"},
+            timeout=_TIMEOUT_S, stream=True,
+        )  # fmt: skip
+        _read_answer(response)
+    except (DockerException, requests.RequestException) as error:
+        raise BuildError(
+            f"the engine did not take the image: {_reason(error)}", where=tag
+        ) from None
+    loaded = _image_id(engine, tag)
+    if loaded not in (image.digest, image.config_digest):
+        raise BuildError(
+            f"the engine made another image of it ({loaded}; {image.digest} was sent)", where=tag
+        )
+    return str(loaded)
+
+
+def _present_layers(image: Image, engine: EngineLike) -> int:
+    """How many of the lowest layers the engine surely has as these very blobs."""
+    ours = [(layer.diff_id, layer.digest) for layer in image.layers]
+    read_from_it = 0
+    for layer in image.layers:
+        if not isinstance(layer.content, EngineContent):
+            break
+        read_from_it += 1
+    if read_from_it:
+        base = image.layers[0].content
+        assert isinstance(base, EngineContent)  # noqa: S101
+        if _image_id(engine, base.image) is None:
+            read_from_it = 0
+    known = [read_from_it, _pulled_base(image, engine)]
+    return max([*known, *(_common(ours, theirs) for theirs in _local_layers(engine))])
+
+
+def _pulled_base(image: Image, engine: EngineLike) -> int:
+    """How many layers the base has, where the engine has pulled that very manifest."""
+    labels = (image.config.get("config") or {}).get("Labels") or {}
+    count = len(str(labels.get(BASE_LAYERS_LABEL, "")).split())
+    wanted = f"@{labels.get(BASE_DIGEST_LABEL)}"
+    for found in engine.client.images.list():
+        if any(name.endswith(wanted) for name in found.attrs.get("RepoDigests") or []):
+            return count
+    return 0
+
+
+def _local_layers(engine: EngineLike) -> Iterator[list[tuple[str, str]]]:
+    """Diff ids and blobs of the images of ours that the engine has, by their labels."""
+    for found in engine.client.images.list(filters={"label": LAYERS_LABEL}):
+        labels = found.labels
+        blobs = f"{labels.get(BASE_LAYERS_LABEL, '')} {labels.get(LAYERS_LABEL, '')}".split()
+        diff_ids = (found.attrs.get("RootFS") or {}).get("Layers") or []
+        # Not so in an image that was built on top of one of ours: it inherits the labels.
+        if len(blobs) == len(diff_ids):
+            yield list(zip(diff_ids, blobs, strict=True))
+
+
+def _common(ours: Sequence[tuple[str, str]], theirs: Sequence[tuple[str, str]]) -> int:
+    count = 0
+    for mine, other in zip(ours, theirs, strict=False):
+        if mine != other:
+            break
+        count += 1
+    return count
+
+
+def _archive(image: Image, *, name: str, tag: str, without: int) -> Iterator[bytes]:
+    """An archive for both stores: the classic one reads `manifest.json`, the other `index.json`."""
+    legacy = [
+        {
+            "Config": blob_name(image.config_digest),
+            "RepoTags": [_familiar(name)],
+            "Layers": [blob_name(layer.digest) for layer in image.layers],
+        }
+    ]
+    yield from _member("oci-layout", LAYOUT_FILE)
+    yield from _member("index.json", canonical_json(index_of(image, tag=tag, name=name)))
+    yield from _member("manifest.json", canonical_json(legacy))
+    yield from _member(blob_name(image.config_digest), image.config_json)
+    yield from _member(blob_name(image.digest), image.manifest_json)
+    sent = {layer.digest for layer in image.layers[:without]}
+    for layer in image.layers[without:]:
+        if layer.digest not in sent:
+            sent.add(layer.digest)
+            yield from _layer_member(layer)
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def _layer_member(layer: Layer) -> Iterator[bytes]:
+    if layer.content is None:
+        raise BuildError("its bytes are not at hand", where=layer.comment or layer.digest)
+    yield _header(blob_name(layer.digest), layer.size_bytes)
+    hashed = hashlib.sha256()
+    for chunk in read_content(layer.content, where=layer.comment or layer.digest):
+        hashed.update(chunk)
+        yield chunk
+    if f"sha256:{hashed.hexdigest()}" != layer.digest:
+        raise BuildError(
+            "its bytes are not those of its digest", where=layer.comment or layer.digest
+        )
+    yield b"\0" * (-layer.size_bytes % tarfile.BLOCKSIZE)
+
+
+def _member(name: str, data: bytes) -> Iterator[bytes]:
+    yield _header(name, len(data)) + data + b"\0" * (-len(data) % tarfile.BLOCKSIZE)
+
+
+def _header(name: str, size_bytes: int) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size = size_bytes
+    # Not PAX: Go's reader takes GNU's sizes above 8 GiB as well, and engines read both.
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def _familiar(name: str) -> str:
+    """As `docker images` shows a reference of Docker Hub."""
+    return name.removeprefix("docker.io/").removeprefix("library/")
+
+
+def _image_id(engine: EngineLike, name: str) -> str | None:
+    try:
+        return str(engine.client.images.get(name).id)
+    except ImageNotFound:
+        return None
+
+
+def _read_answer(response: requests.Response) -> None:
+    """Reads the engine's progress to its end: a full disk is a 200 with an `error` in it."""
+    response.raise_for_status()
+    for line in response.iter_lines():
+        try:
+            event: Any = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("error"):
+            text = str(event["error"])
+            if "no space left" in text:
+                raise MachineError(
+                    "the engine's disk is full",
+                    where=text[-200:],
+                    hint="docker system prune, or push with no local engine: `bake image --push`",
+                )
+            raise BuildError(f"the engine did not take the image: {text[:300]}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, APIError) and error.explanation:
+        return str(error.explanation)
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"{error.response.status_code} {error.response.text[:300]}"
+    return type(error).__name__

@@ -1,0 +1,1 @@
+"""Putting the worker image together, and what it says of itself."""

@@ -1,0 +1,1 @@
+"""Images as data: descriptors, layers, layouts and references."""

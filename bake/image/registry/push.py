@@ -1,0 +1,302 @@
+"""Pushes an image: what the registry lacks is uploaded, several blobs at once, and the manifest comes last.
+
+So a push that fails anywhere leaves the tag as it was: at its old image, or absent.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from bake.console import Console, Progress, format_bytes
+from bake.errors import BuildError, PushError
+from bake.image.engine.archive import EngineContent, saved_blobs
+from bake.image.oci.model import MANIFEST, BytesContent, Content, Descriptor, Image, Layer
+from bake.image.oci.reference import Reference, parse_reference
+from bake.image.registry.client import RegistryClient, RegistryContent
+from bake.image.registry.transport import RegistryOptions
+from bake.image.registry.upload import Blob, How, Stopped, Uploader
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushedLayer:
+    """What a push did with one layer."""
+
+    digest: str
+    kind: str
+    comment: str
+    size_bytes: int
+    how: How
+    """`present` before, `mounted` from another repository, or `uploaded`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushReport:
+    """What a push did."""
+
+    reference: str
+    digest: str
+    layers: tuple[PushedLayer, ...]
+    sent_bytes: int
+    """Everything that went over the wire in bodies, repeats included."""
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json` and reports."""
+        return {
+            "reference": self.reference,
+            "digest": self.digest,
+            "sent_bytes": self.sent_bytes,
+            "seconds": round(self.seconds, 3),
+            "layers": [
+                {
+                    "digest": layer.digest,
+                    "kind": layer.kind,
+                    "comment": layer.comment,
+                    "size_bytes": layer.size_bytes,
+                    "how": layer.how,
+                }
+                for layer in self.layers
+            ],
+        }
+
+
+def push_image(
+    image: Image,
+    reference: str,
+    *,
+    console: Console,
+    options: RegistryOptions | None = None,
+    client: RegistryClient | None = None,
+) -> PushReport:
+    """Pushes an image to a registry.
+
+    Args:
+        image: Its layers must have content unless the registry has them already.
+        reference: Where to, with a tag.
+        console: Progress.
+        options: Retries, chunks, TLS; the environment's if not given.
+        client: Instead of one made from `options` and the docker config.
+
+    Raises:
+        PushError: the registry refuses or does not answer; the tag is as it was.
+        BuildError: a layer's bytes cannot be had, or are not those of its digest.
+    """
+    target = parse_reference(reference)
+    began = time.monotonic()
+    with client or RegistryClient(target.host, options=options) as registry:
+        push = _Push(image, target, registry, console)
+        hows = push.send_layers()
+        push.send_config()
+        registry.put_manifest(target, image.manifest_json, MANIFEST)
+        if registry.manifest_digest(target) != image.digest:
+            raise PushError("the tag does not point at the image that was pushed", where=reference)
+    report = PushReport(
+        reference=str(target),
+        digest=image.digest,
+        layers=tuple(
+            PushedLayer(
+                digest=layer.digest,
+                kind=layer.kind,
+                comment=layer.comment,
+                size_bytes=layer.size_bytes,
+                how=hows[layer.digest],
+            )
+            for layer in image.layers
+        ),
+        sent_bytes=push.sent_bytes,
+        seconds=time.monotonic() - began,
+    )
+    console.event("pushed", **report.as_json())
+    return report
+
+
+def push_stream(
+    content: StreamLike, reference: str, *, console: Console, client: RegistryClient
+) -> Descriptor:
+    """Uploads a layer whose bytes, and so whose digest, are known only when they have passed.
+
+    Args:
+        content: Raises where its bytes are not what they should be, which abandons the upload.
+        reference: The repository that the image will be pushed to.
+        console: Progress.
+        client: The registry's.
+
+    Returns:
+        The layer's descriptor; a push of an image with it finds the blob present.
+    """
+    target = parse_reference(reference)
+    with console.progress("weights", content.size_bytes) as progress:
+        uploader = Uploader(client=client, repository=target.repository, on_sent=progress.advance)
+        digest = uploader.upload(
+            Blob(content=content, size_bytes=content.size_bytes, digest=content.digest)
+        )
+    return Descriptor(media_type=content.media_type, digest=digest, size_bytes=content.size_bytes)
+
+
+class StreamLike(Content, Protocol):
+    """What `push_stream` takes: `bake.image.registry.streamed.StreamedLayer`."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def media_type(self) -> str: ...
+
+    def digest(self) -> str:
+        """Known when all bytes were read."""
+        ...
+
+
+class _Push:
+    """One push under way."""
+
+    def __init__(
+        self, image: Image, target: Reference, registry: RegistryClient, console: Console
+    ) -> None:
+        self._image = image
+        self._target = target
+        self._registry = registry
+        self._console = console
+        self._lock = threading.Lock()
+        self._progress: Progress | None = None
+        self._uploader = Uploader(
+            client=registry, repository=target.repository, on_sent=self._count
+        )
+        self.sent_bytes = 0
+
+    def send_layers(self) -> dict[str, How]:
+        """Brings every layer into the repository. Returns how, by digest."""
+        layers = list({layer.digest: layer for layer in self._image.layers}.values())
+        states = self._in_parallel([partial(self._find, each) for each in layers])
+        hows: dict[str, How] = dict(zip((each.digest for each in layers), states, strict=True))
+        missing = [layer for layer in layers if hows[layer.digest] == "uploaded"]
+        self._say_plan(missing, hows)
+        if missing:
+            total = sum(layer.size_bytes for layer in missing)
+            with self._console.progress("push", total) as self._progress:
+                self._in_parallel(list(self._uploads(missing)))
+        return hows
+
+    def send_config(self) -> None:
+        """Uploads the config."""
+        digest, data = self._image.config_digest, self._image.config_json
+        if not self._registry.has_blob(self._target.repository, digest):
+            self._uploader.upload(
+                Blob(content=BytesContent(data=data), size_bytes=len(data), digest=lambda: digest)
+            )
+
+    def _find(self, layer: Layer) -> How:
+        """Looks for a layer in the repository, then in the base's repository of the same registry."""
+        if self._registry.has_blob(self._target.repository, layer.digest):
+            return "present"
+        content = layer.content
+        if (
+            isinstance(content, RegistryContent)
+            and content.host == self._registry.host
+            and content.repository != self._target.repository
+            and self._mounts(layer.digest, content.repository)
+        ):
+            return "mounted"
+        return "uploaded"
+
+    def _mounts(self, digest: str, source: str) -> bool:
+        """A registry that forbids it, rather than answer 202, still takes an upload."""
+        try:
+            return self._uploader.mount(digest, source)
+        except PushError as error:
+            self._console.say(f"{digest} is not mounted: {error.what}")
+            return False
+
+    def _uploads(self, missing: Sequence[Layer]) -> Iterator[Callable[[], Any]]:
+        """One task for each blob; one for all blobs of an engine, which come in a single stream."""
+        in_engine: list[Layer] = []
+        for layer in missing:
+            if layer.content is None:
+                raise BuildError(
+                    f"the registry lacks {layer.digest}, and its bytes are not at hand",
+                    where=layer.comment or "a layer of the base",
+                    hint="bake again with the base image in the engine or in the registry",
+                )
+            if isinstance(layer.content, EngineContent):
+                in_engine.append(layer)
+            else:
+                yield partial(self._upload, layer, layer.content)
+        if in_engine:
+            yield partial(self._upload_from_engine, in_engine)
+
+    def _upload(self, layer: Layer, content: Content) -> None:
+        self._uploader.upload(
+            Blob(
+                content=content,
+                size_bytes=layer.size_bytes,
+                digest=lambda: layer.digest,
+                name=layer.comment,
+            )
+        )
+
+    def _upload_from_engine(self, layers: Sequence[Layer]) -> None:
+        contents = {
+            layer.content.member: (layer, layer.content)
+            for layer in layers
+            if isinstance(layer.content, EngineContent)
+        }
+        first = next(iter(contents.values()))[1]
+        seen = 0
+        for member, chunks in saved_blobs(first.image, set(contents), engine=first.engine):
+            layer, content = contents[member]
+            self._upload(layer, _FirstPass(chunks, content))
+            seen += 1
+        if seen != len(contents):
+            raise BuildError("the engine no longer holds all of the base", where=first.image)
+
+    def _count(self, size_bytes: int) -> None:
+        with self._lock:
+            self.sent_bytes += size_bytes
+            if self._progress is not None:
+                self._progress.advance(size_bytes)
+
+    def _say_plan(self, missing: Sequence[Layer], hows: dict[str, How]) -> None:
+        total = sum(layer.size_bytes for layer in missing)
+        counts = {how: list(hows.values()).count(how) for how in ("present", "mounted")}
+        self._console.say(
+            f"{len(missing)} of {len(hows)} layers to upload, {format_bytes(total)}; "
+            f"{counts['present']} there already, {counts['mounted']} mounted"
+        )
+
+    def _in_parallel(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Runs tasks at once; the first failure stops the others."""
+        with ThreadPoolExecutor(self._registry.options.parallel) as pool:
+            futures: list[Future[Any]] = [pool.submit(task) for task in tasks]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                for future in futures:
+                    if future.done() and not isinstance(future.exception(), (Stopped, type(None))):
+                        future.result()
+                return [future.result() for future in futures]
+            except BaseException:
+                self._uploader.stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+class _FirstPass:
+    """A stream that can be read once, and what to read instead the next time."""
+
+    def __init__(self, chunks: Iterator[bytes], again: Content) -> None:
+        self._chunks: Iterator[bytes] | None = chunks
+        self._again = again
+
+    def chunks(self, offset_bytes: int = 0) -> Iterator[bytes]:
+        chunks, self._chunks = self._chunks, None
+        if chunks is not None and offset_bytes == 0:
+            return chunks
+        return self._again.chunks(offset_bytes)
+
+    def describe(self) -> dict[str, Any]:
+        return self._again.describe()

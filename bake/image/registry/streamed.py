@@ -1,0 +1,286 @@
+"""Weights straight from their sources into a registry: no store, no disk, hashed and verified on the way.
+
+All of a layer's tar but its files' bytes is known beforehand, so its size is too; the digest is known at the
+end. A file that is not what the lock says raises before its last bytes are passed on: the upload is given
+up, and what was never closed does not exist in the registry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import requests
+
+from bake.console import Console
+from bake.errors import SourceError
+from bake.image.oci.layers import PlacedFile, tar_parts, tar_size
+from bake.image.oci.model import RAW_LAYER, Descriptor, FileContent, Layer, skip_bytes
+from bake.image.verify.scan import FileFacts, LayerFacts
+from bake.lock import Pin
+from bake.settings import Settings
+from bake.weights.context import Context, bake_errors, to_bake_error
+from bake.weights.providers import parse_pinned, provider_for
+from bake.weights.sites.local import find_file
+from bake.weights.store import Store
+from runtime.files.errors import WeightsError
+from runtime.files.remote import MAX_RETRY_AFTER_S, Remote, RetryableError, connection_failure
+from runtime.worker import WEIGHTS_MTIME
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_READ_BYTES = 256 << 10
+_ATTEMPTS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedFile:
+    """One file whose bytes come when they are sent."""
+
+    path: PurePosixPath
+    """Absolute in the image."""
+    size_bytes: int
+    sha256: str
+    open_at: Callable[[int], Iterator[bytes]]
+    """The file's bytes from an offset on."""
+    where: str = ""
+    """The source, for messages."""
+    is_proven: bool = False
+    """The bytes come from the store, whose SHA256 was proven when they came."""
+
+    def chunks(self, offset_bytes: int) -> Iterator[bytes]:
+        """The bytes from an offset on.
+
+        Raises:
+            SourceError: there are more or fewer than the lock says.
+        """
+        left = self.size_bytes - offset_bytes
+        for chunk in self.open_at(offset_bytes):
+            left -= len(chunk)
+            if left < 0:
+                raise SourceError("the source sends more than the lock says", where=self.where)
+            yield chunk
+        if left:
+            raise SourceError(f"the source ends {left} bytes early", where=self.where)
+
+
+@dataclass(kw_only=True)
+class StreamedLayer:
+    """Files as one layer. May be read again, from any offset; every byte is hashed once, in order."""
+
+    files: Sequence[StreamedFile]
+    media_type: str = RAW_LAYER
+    _tar: _Hash = field(default_factory=hashlib.sha256, init=False, repr=False)
+    _hashes: dict[PurePosixPath, _Hash] = field(default_factory=dict, init=False, repr=False)
+    _hashed: int = field(default=0, init=False, repr=False)
+    """How far the hashes have come, in bytes of the tar."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the layer."""
+        return tar_size(self._placed)
+
+    def chunks(self, offset_bytes: int = 0) -> Iterator[bytes]:
+        """The layer's bytes.
+
+        Raises:
+            SourceError: a file is not what the lock says.
+        """
+        files = {file.path: file for file in self.files}
+        start = 0
+        for part in tar_parts(self._placed):
+            file = files[part.path] if isinstance(part, PlacedFile) else None
+            end = start + (part.size_bytes if isinstance(part, PlacedFile) else len(part))
+            if end > offset_bytes:
+                position = max(start, offset_bytes)
+                within = position - start
+                if isinstance(part, PlacedFile):
+                    pieces = files[part.path].chunks(within)
+                else:
+                    pieces = iter([part[within:]])
+                for piece in pieces:
+                    self._hash(piece, position, file)
+                    position += len(piece)
+                    if position == end and file is not None:
+                        self._check(file)
+                    yield piece
+            start = end
+
+    def digest(self) -> str:
+        """The layer's digest.
+
+        Raises:
+            RuntimeError: not all of it was read.
+        """
+        if self._hashed != self.size_bytes:
+            raise RuntimeError("the digest of a stream is known when all of it was read")
+        return f"sha256:{self._tar.hexdigest()}"
+
+    def describe(self) -> dict[str, Any]:
+        raise TypeError("a stream is gone when it was read, and cannot be saved")
+
+    def as_layer(self, descriptor: Descriptor) -> Layer:
+        """The layer for `assemble`, once `push_stream` has given its descriptor."""
+        return Layer(
+            descriptor=descriptor,
+            diff_id=descriptor.digest,
+            comment=", ".join(str(file.path) for file in self._placed),
+            kind="weights",
+        )
+
+    @cached_property
+    def _placed(self) -> list[PlacedFile]:
+        """In the order of the store's layers, so that the digest is the same."""
+        placed = [
+            PlacedFile(
+                path=file.path, source=Path(), size_bytes=file.size_bytes, sha256=file.sha256
+            )
+            for file in self.files
+        ]
+        return sorted(placed, key=lambda file: file.path)
+
+    def _hash(self, piece: bytes, position: int, file: StreamedFile | None) -> None:
+        if not position <= self._hashed < position + len(piece):
+            return
+        fresh = piece[self._hashed - position :]
+        self._tar.update(fresh)
+        if file is not None and not file.is_proven:
+            self._hashes.setdefault(file.path, hashlib.sha256()).update(fresh)
+        self._hashed = position + len(piece)
+
+    def _check(self, file: StreamedFile) -> None:
+        if file.is_proven:
+            return
+        found = self._hashes[file.path].hexdigest()
+        if found != file.sha256:
+            raise SourceError(
+                f"the file has another SHA256 ({found}) than the lock says",
+                where=file.where,
+                hint="bake lock again if the source has replaced the file",
+            )
+
+
+def facts_of_weights(files: Sequence[PlacedFile], digest: str) -> LayerFacts:
+    """What a scan of a streamed layer would find: its digest and its files' were proven as they were sent."""
+    return LayerFacts(
+        digest=digest,
+        diff_id=digest,
+        files={
+            file.path: FileFacts(
+                size_bytes=file.size_bytes,
+                sha256=file.sha256,
+                mode=0o644,
+                uid=0,
+                gid=0,
+                mtime=float(WEIGHTS_MTIME),
+            )
+            for file in files
+        },
+        links=frozenset(),
+        folders=frozenset(parent for file in files for parent in file.path.parents if parent.name),
+        removed=frozenset(),
+        opaque=frozenset(),
+        findings=(),
+        kept={},
+    )
+
+
+def read_remote(remote: Remote, *, backoff_s: float = 1.0) -> Callable[[int], Iterator[bytes]]:
+    """Reads a remote file from any offset; a cut connection is taken up where it broke.
+
+    The function that is returned raises SourceError when the source refuses, or breaks too often.
+    """
+
+    def read(offset_bytes: int) -> Iterator[bytes]:
+        position, failed = offset_bytes, 0
+        while True:
+            again = _ATTEMPTS - 1
+            try:
+                with remote.open_range(position, None) as response:
+                    if response.status_code == 416:
+                        return  # nothing lies behind the end
+                    body: Iterator[bytes] = response.iter_content(_READ_BYTES)
+                    if response.status_code == 200:
+                        body = skip_bytes(body, position)
+                    for chunk in body:
+                        position, failed = position + len(chunk), 0
+                        yield chunk
+                    return
+            except RetryableError as error:
+                failure, wait_s = error.failure, error.wait_s
+                again = min(again, again if error.attempts is None else error.attempts)
+            except WeightsError as error:
+                raise to_bake_error(error) from None
+            except requests.RequestException as error:
+                failure, wait_s = connection_failure(error, remote.url), None
+            failed += 1
+            if failed > again or (wait_s or 0) > MAX_RETRY_AFTER_S:
+                raise to_bake_error(failure)
+            time.sleep(wait_s if wait_s is not None else backoff_s * 2 ** (failed - 1))
+
+    return read
+
+
+@contextmanager
+def stream_pin(
+    pin: Pin, path: PurePosixPath, *, settings: Settings, store: Store, console: Console, folder: Path = Path()
+) -> Iterator[StreamedFile]:  # fmt: skip
+    """The pinned file, for a `StreamedLayer` that is handed to `push_stream`; the store is only read.
+
+    Args:
+        pin: From the lock.
+        path: Where the file lies in the image.
+        settings: Tokens and addresses.
+        store: Gives the file where it has it, which spares the download.
+        console: Progress of the source.
+        folder: The manifest's folder, from which `file:` sources start.
+
+    Raises:
+        SourceError: the lock does not say how long the file is, or the source is wrong.
+    """
+    if store.has(pin.sha256):
+        yield _file(pin, path, FileContent(path=store.path_of(pin.sha256)), is_proven=True)
+        return
+    source = parse_pinned(pin.source, where=pin.key)
+    provider = provider_for(source)
+    context = Context(settings=settings, store=store, console=console, folder=folder)
+    if provider is None:
+        with bake_errors(pin.key):
+            find_file(context, source, where=pin.key)
+        yield _file(pin, path, FileContent(path=folder / (source.path or "")))
+        return
+    remote = provider.open(context, source, pin)
+    try:
+        yield _file(pin, path, read_remote(remote, backoff_s=settings.backoff_s))
+    finally:
+        remote.client.close()
+
+
+def _file(
+    pin: Pin,
+    path: PurePosixPath,
+    content: FileContent | Callable[[int], Iterator[bytes]],
+    *,
+    is_proven: bool = False,
+) -> StreamedFile:
+    if pin.size_bytes is None:
+        raise SourceError(
+            "the lock does not say how long the file is, so it cannot be streamed",
+            where=pin.key,
+            hint="bake lock again with network, or bake with the store",
+        )
+    return StreamedFile(
+        path=path,
+        size_bytes=pin.size_bytes,
+        sha256=pin.sha256,
+        open_at=content.chunks if isinstance(content, FileContent) else content,
+        where=pin.key,
+        is_proven=is_proven,
+    )

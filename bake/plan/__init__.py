@@ -1,0 +1,1 @@
+"""What a bake would do and why, and what earlier bakes of the same image have done."""

@@ -1,0 +1,1 @@
+"""Where weights come from: one module a site, and what each site's answers mean."""

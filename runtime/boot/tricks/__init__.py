@@ -1,0 +1,1 @@
+"""One trick a file; `runtime.boot.table` names them in order."""

@@ -1,0 +1,219 @@
+"""`weights`: the checkpoint is read, converted and placed beside the imports, and handed over.
+
+From the start on, threads bring the file into the page cache and, on the CPU, make room for its
+tensors (`runtime.boot.tricks.room`). As soon as torch is there, threads make of every tensor what the webui
+would end with: on the CPU with `--no-half` float32, on CUDA the file's own type on the device, else
+the file's bytes as they are. `sd_models.read_state_dict` then returns these.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from types import ModuleType
+from typing import Any
+
+from runtime.boot import timeline
+from runtime.boot.context import Context
+from runtime.boot.hooks import after_import
+from runtime.boot.read_ahead import read_ahead
+from runtime.boot.tricks.room import THREADS, Group, Touch, be_nice, make_groups
+
+PIECE_BYTES = 64 << 20
+"""Of the file, copied by one call: each call lets go of the interpreter's lock and waits for it."""
+PART_OF_GPU_MEMORY = 0.6
+"""Placed on the device in advance only where it takes no more than this of what is free."""
+
+
+def install(context: Context) -> None:
+    """Starts to read; the rest follows with torch."""
+    path = context.option("--ckpt")
+    if path is None or not path.endswith(".safetensors") or not os.path.isfile(path):  # noqa: PTH113
+        return
+    prepared = Prepared(os.path.realpath(path), context)
+    threading.Thread(target=prepared.read, daemon=True, name="boot-read").start()
+    prepared.make_room()
+    after_import("torch", prepared.start, trick="weights")
+    after_import("modules.sd_models", prepared.offer, trick="weights")
+
+
+class Prepared:
+    """The checkpoint on its way from the file to the model."""
+
+    def __init__(self, path: str, context: Context) -> None:
+        self.path = path
+        self.context = context
+        self.groups: list[Group] = []
+        self._touch: Touch | None = None
+        self.tensors: dict[str, Any] | None = None
+        self.device = "cpu"
+        self._done = threading.Event()
+        self._is_started = False
+
+    def read(self) -> None:
+        if self.context.reading is not None:
+            self.context.reading.join()
+        began = time.monotonic()
+        read_ahead([(self.path, 0, os.path.getsize(self.path))])  # noqa: PTH202
+        timeline.write("read checkpoint", began)
+
+    def make_room(self) -> None:
+        """Before torch: where it is known that the tensors will be in main memory."""
+        if self._stays_on_cpu:
+            self.groups = make_groups(self.path, to_float=self._to_float)
+            self._touch = Touch(self.groups)
+
+    def start(self, torch: ModuleType) -> None:
+        self._is_started = True
+        threading.Thread(target=self._run, args=(torch,), daemon=True, name="boot-weights").start()
+
+    def _run(self, torch: Any) -> None:
+        began = time.monotonic()
+        try:
+            self.tensors = self._prepare(torch)
+            timeline.write("prepare tensors", began)
+        except Exception as error:  # noqa: BLE001  # the webui reads the file itself
+            timeline.log(f"weights is off: {error!r}")
+        finally:
+            # The tensors alone hold the memory: it goes with the model.
+            self.groups, self._touch = [], None
+            self._done.set()
+
+    def _prepare(self, torch: Any) -> dict[str, Any]:
+        self.device = self._choose_device(torch)
+        if not self.groups:
+            self.groups = make_groups(self.path, to_float=self._to_float)
+        if self._touch:
+            self._touch.stop()
+        whole = torch.UntypedStorage.from_file(self.path, False, os.path.getsize(self.path))  # noqa: PTH202
+        # Private pages of the file: what is written to them never reaches it.
+        bytes_of_file = torch.empty(0, dtype=torch.uint8).set_(whole)
+        made: dict[str, Any] = {}
+        copies: list[tuple[Any, Any]] = []
+        for group in self.groups:
+            targets = _pieces(self._memory(torch, group), group.places)
+            ranges = [(each.begin, each.count * each.item_bytes) for each in group.members]
+            source_type = getattr(torch, group.source_kind)
+            sources = [piece.view(source_type) for piece in _pieces(bytes_of_file, ranges)]
+            copies += zip(targets, sources, strict=True)
+            for each, target in zip(group.members, targets, strict=True):
+                made[each.name] = target, each.shape
+        self._copy(torch, copies)
+        return made
+
+    def _memory(self, torch: Any, group: Group) -> Any:
+        kind = getattr(torch, group.kind)
+        if self.device != "cpu":
+            return torch.empty(group.count, dtype=kind, device=self.device)
+        return torch.frombuffer(group.allocate(), dtype=kind)
+
+    def _copy(self, torch: Any, copies: list[tuple[Any, Any]]) -> None:
+        """From several threads on the CPU; to a device from one, in the order of the file."""
+        portions = iter(_portions(copies))
+        failed: list[BaseException] = []
+
+        def work() -> None:
+            be_nice()
+            try:
+                use_one_core(torch)
+                for portion in portions:  # each goes to the thread that asks first
+                    if failed:
+                        return
+                    targets, sources = zip(*portion, strict=True)
+                    torch._foreach_copy_(targets, sources)
+            except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
+                failed.append(error)
+
+        count = THREADS if self.device == "cpu" else 1
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+
+    @property
+    def _to_float(self) -> bool:
+        return self._stays_on_cpu and self.context.has_flag("--no-half")
+
+    @property
+    def _stays_on_cpu(self) -> bool:
+        context = self.context
+        flags = ("--no-half", "--lowvram", "--medvram", "--medvram-sdxl", "--lowram")
+        return context.option("--use-cpu") is not None or any(map(context.has_flag, flags))
+
+    def _choose_device(self, torch: Any) -> str:
+        if self._stays_on_cpu or not torch.cuda.is_available():
+            return "cpu"
+        free, _ = torch.cuda.mem_get_info()
+        size = os.path.getsize(self.path)  # noqa: PTH202
+        return "cuda" if size < PART_OF_GPU_MEMORY * free else "cpu"
+
+    def offer(self, sd_models: Any) -> None:
+        """Puts the prepared tensors in the place of the first reading of this file."""
+        upstream = sd_models.read_state_dict
+
+        def read_state_dict(
+            checkpoint_file: str, print_global_state: bool = False, map_location: Any = None
+        ) -> Any:
+            plain = not print_global_state and map_location is None
+            if plain and os.path.realpath(checkpoint_file) == self.path:
+                tensors = self._take(sd_models)
+                if tensors is not None:
+                    return sd_models.get_state_dict_from_checkpoint(tensors)
+            return upstream(checkpoint_file, print_global_state, map_location)
+
+        sd_models.read_state_dict = read_state_dict
+
+    def _take(self, sd_models: Any) -> dict[str, Any] | None:
+        if not self._is_started:
+            return None
+        with timeline.span("wait for tensors"):
+            self._done.wait()
+        tensors, self.tensors = self.tensors, None
+        if tensors is None:
+            return None
+        if self.device != "cpu" and sd_models.shared.opts.sd_checkpoint_cache > 0:
+            return None  # the cache belongs into main memory
+        return {name: flat.view(shape) for name, (flat, shape) in tensors.items()}
+
+
+def _pieces(flat: Any, ranges: list[tuple[int, int]]) -> list[Any]:
+    """Views of these ranges (begin, length), which ascend and do not overlap, by one call of torch."""
+    sizes, at = [], 0
+    for begin, length in ranges:
+        sizes += [begin - at, length]
+        at = begin + length
+    sizes.append(flat.numel() - at)
+    return list(flat.split_with_sizes(sizes)[1::2])
+
+
+def _portions(copies: list[tuple[Any, Any]]) -> list[list[tuple[Any, Any]]]:
+    """Consecutive copies of about `PIECE_BYTES` each."""
+    portions: list[list[tuple[Any, Any]]] = []
+    size = PIECE_BYTES
+    for target, source in copies:
+        if size >= PIECE_BYTES:
+            portions.append([])
+            size = 0
+        portions[-1].append((target, source))
+        size += source.numel() * source.element_size()
+    return portions
+
+
+def use_one_core(torch: Any) -> None:
+    """This thread's OpenMP loops stay on one core: the imports beside it need the others.
+
+    OpenMP keeps that number for each thread, and torch sets it by its first loop in a thread;
+    `torch.set_num_threads` would set it for all.
+    """
+    torch.get_num_threads()
+    with open("/proc/self/maps", encoding="utf-8") as maps:  # noqa: PTH123
+        paths = [line.rstrip("\n").partition("/")[2] for line in maps]
+    for path in paths:
+        if "/libgomp" in path:
+            ctypes.CDLL("/" + path).omp_set_num_threads(1)
+            return

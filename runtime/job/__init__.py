@@ -1,0 +1,1 @@
+"""One job: its fields, its request, its LoRAs, its answer."""

@@ -1,0 +1,233 @@
+"""Every field of a request, as data: type, bounds, the webui's own default, and what it means.
+
+`runtime.job.values` checks by these tables, `docs/reference.py` writes the schema and the manual from them. The
+names, defaults and meanings of the webui's fields are those of its txt2img API (v1.9.3, modules/api/models.py
+and processing.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from runtime.settings import SettingsError
+
+Kind = Literal[
+    "integer", "number", "boolean", "string", "name", "identifier", "strings", "object", "loras"
+]
+Section = Literal["picture", "sampling", "hires", "model", "output", "neutral"]
+
+LIMITS = {
+    "side": (2048, "width and height, in pixels"),
+    "pixels": (2048 * 2048, "pixels of one picture, after hires fix"),
+    "steps": (150, "steps, and hires steps"),
+    "batch_size": (8, "pictures drawn at once"),
+    "n_iter": (8, "batches, one after another"),
+    "images": (16, "batch_size x n_iter"),
+    "prompt_chars": (10000, "characters of each prompt"),
+    "loras": (8, "LoRAs of one request"),
+}
+"""Default and meaning of each limit. An image sets its own; `$BAKERY_MAX_<NAME>` lowers them."""
+
+
+def limits_of(given: Mapping[str, int], environment: Mapping[str, str]) -> dict[str, int]:
+    """The image's limits (`given`), lowered where `$BAKERY_MAX_<NAME>` is lower.
+
+    Raises:
+        SettingsError: the image names a limit that does not exist, or a variable is no number above 0.
+    """
+    unknown = sorted(set(given) - set(LIMITS))
+    if unknown:
+        raise SettingsError(f"worker.json has unknown limits: {', '.join(unknown)}")
+    limits = {name: default for name, (default, _) in LIMITS.items()}
+    limits.update(given)
+    for name in LIMITS:
+        variable = f"BAKERY_MAX_{name.upper()}"
+        text = environment.get(variable, "").strip()
+        if text and (not text.isdecimal() or int(text) < 1):
+            raise SettingsError(f"{variable}={text!r} is not a number above 0")
+        if text:
+            limits[name] = min(limits[name], int(text))
+    return limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One field."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    section: Section
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    limit: str | None = None
+    """The key of `LIMITS` that is the maximum."""
+    multiple_of: int | None = None
+    choices: tuple[str, ...] = ()
+    nullable: bool = False
+    only: tuple[Any, ...] | None = None
+    """The sole values that are accepted, of fields that do nothing in a worker."""
+    form: tuple[str, str] | None = None
+    """A regular expression for the whole text, and the same in words."""
+
+
+def _field(name: str, kind: Kind, section: Section, meaning: str, **more: Any) -> Field:
+    return Field(name=name, kind=kind, section=section, meaning=meaning, **more)
+
+
+def field_like(name: str, present: Any) -> Field:
+    """A field for an override that the operator added, typed like the webui's present value."""
+    kinds: dict[type, Kind] = {bool: "boolean", int: "number", float: "number"}
+    return _field(name, kinds.get(type(present), "string"), "model", "added by the operator")
+
+
+def _neutral(name: str, kind: Kind, meaning: str, *only: Any) -> Field:
+    return _field(name, kind, "neutral", meaning, default=only[0], only=only)
+
+
+_SIDE: Any = {"default": 512, "minimum": 64, "limit": "side", "multiple_of": 8}
+_TARGET: Any = {"default": 0, "minimum": 0, "limit": "side", "multiple_of": 8}
+_FROM: Any = {"default": -1, "minimum": -1, "limit": "side"}
+_SEED: Any = {"default": -1, "minimum": -1, "maximum": 2**53 - 1}
+_RATIO: Any = {"minimum": 0, "maximum": 1}
+_SIGMA: Any = {"minimum": 0, "maximum": 1000, "nullable": True}
+_TEXT: Any = {"default": "", "limit": "prompt_chars"}
+_COUNT: Any = {"default": 1, "minimum": 1}
+_OR_NULL: Any = {"nullable": True}
+_OLD = "; names from before v1.9 such as `DPM++ 2M Karras` are split into sampler and scheduler"
+
+# fmt: off
+FIELDS: tuple[Field, ...] = (
+    _field("prompt", "string", "picture", "what to draw", **_TEXT),
+    _field("negative_prompt", "string", "picture", "what not to draw", **_TEXT),
+    _field("styles", "strings", "picture", "names of the webui's saved prompt styles", **_OR_NULL),
+    _field("width", "integer", "picture", "pixels", **_SIDE),
+    _field("height", "integer", "picture", "pixels", **_SIDE),
+    _field("batch_size", "integer", "picture", "pictures drawn at once", **_COUNT, limit="batch_size"),
+    _field("n_iter", "integer", "picture", "batches, one after another", **_COUNT, limit="n_iter"),
+    _field("seed", "integer", "picture", "-1: a random one, which the answer names", **_SEED),
+    _field("subseed", "integer", "picture", "seed of the variation", **_SEED),
+    _field("subseed_strength", "number", "picture", "share of the variation", default=0, **_RATIO),
+    _field("seed_resize_from_w", "integer", "picture", "keep the composition of this width", **_FROM),
+    _field("seed_resize_from_h", "integer", "picture", "keep the composition of this height", **_FROM),
+    _field("tiling", "boolean", "picture", "a picture that can be tiled", **_OR_NULL),
+    _field("restore_faces", "boolean", "picture", "run the face restorer", **_OR_NULL),
+
+    _field("steps", "integer", "sampling", "sampling steps", default=50, minimum=1, limit="steps"),
+    _field("cfg_scale", "number", "sampling", "guidance", default=7, minimum=0, maximum=100),
+    _field("sampler_name", "name", "sampling", "a sampler of the webui" + _OLD, **_OR_NULL),
+    _field("scheduler", "name", "sampling", "a scheduler of the webui", **_OR_NULL),
+    _field("sampler_index", "name", "sampling", "older spelling of `sampler_name`, used where that is missing",
+           default="Euler", **_OR_NULL),
+    _field("eta", "number", "sampling", "noise of ancestral samplers", minimum=0, maximum=10, **_OR_NULL),
+    _field("s_min_uncond", "number", "sampling", "negative guidance minimum sigma", **_SIGMA),
+    _field("s_churn", "number", "sampling", "sigma churn", **_SIGMA),
+    _field("s_tmin", "number", "sampling", "sigma tmin", **_SIGMA),
+    _field("s_tmax", "number", "sampling", "sigma tmax; 0: no maximum", **_SIGMA),
+    _field("s_noise", "number", "sampling", "sigma noise", **_SIGMA),
+
+    _field("enable_hr", "boolean", "hires", "draw again, larger (hires fix)", default=False),
+    _field("hr_scale", "number", "hires", "factor", default=2, minimum=1, maximum=8),
+    _field("hr_resize_x", "integer", "hires", "target width; 0: by factor", **_TARGET),
+    _field("hr_resize_y", "integer", "hires", "target height; 0: by factor", **_TARGET),
+    _field("hr_upscaler", "name", "hires", "an upscaler or latent mode of the webui", **_OR_NULL),
+    _field("hr_second_pass_steps", "integer", "hires", "steps of the second pass; 0: as the first",
+           default=0, minimum=0, limit="steps"),
+    _field("denoising_strength", "number", "hires", "how far the second pass may go; needed with enable_hr",
+           **_RATIO, **_OR_NULL),
+    _field("hr_sampler_name", "name", "hires", "sampler of the second pass" + _OLD, **_OR_NULL),
+    _field("hr_scheduler", "name", "hires", "scheduler of the second pass", **_OR_NULL),
+    _field("hr_prompt", "string", "hires", "prompt of the second pass; empty: the same", **_TEXT),
+    _field("hr_negative_prompt", "string", "hires", "its negative prompt; empty: the same", **_TEXT),
+    _field("hr_checkpoint_name", "name", "hires", "a baked checkpoint for the second pass", **_OR_NULL),
+
+    _field("checkpoint", "name", "model", "a baked checkpoint; the image's first if left out", **_OR_NULL),
+    _field("clip_skip", "integer", "model", "CLIP_stop_at_last_layers", minimum=1, maximum=12, **_OR_NULL),
+    _field("loras", "loras", "model", "LoRAs to apply: baked ones by `name`, others by `url` or `civitai`",
+           limit="loras", **_OR_NULL),
+    _field("refiner_checkpoint", "name", "model", "a baked checkpoint that finishes", **_OR_NULL),
+    _field("refiner_switch_at", "number", "model", "share of steps before it", **_RATIO, **_OR_NULL),
+    _field("disable_extra_networks", "boolean", "model", "ignore `<lora:…>` in prompts", default=False),
+    _field("override_settings", "object", "model", "the webui's settings for this job", **_OR_NULL),
+
+    _field("image_format", "string", "output", "`png` as the webui made it; `jpeg` and `webp` are made here",
+           default="png", choices=("png", "jpeg", "webp")),
+    _field("image_quality", "integer", "output", "of `jpeg` and `webp`", default=90, minimum=1, maximum=100),
+    _field("delivery", "string", "output", "`base64` in the result, or `s3`: links to the operator's bucket",
+           default="base64", choices=("base64", "s3")),
+    _field("if_too_large", "string", "output",
+           "a result above the endpoint's limit: `error`, or made smaller as `jpeg` or `webp`, or by `s3`",
+           default="error", choices=("error", "jpeg", "webp", "s3")),
+
+    _field("do_not_save_samples", "boolean", "neutral", "either; nothing is ever kept", default=False),
+    _field("do_not_save_grid", "boolean", "neutral", "either; nothing is ever kept", default=False),
+    _neutral("override_settings_restore_afterwards", "boolean", "settings never stay", True),
+    _neutral("send_images", "boolean", "pictures are always sent", True),
+    _neutral("save_images", "boolean", "pictures are never kept", False),
+    _neutral("script_name", "string", "no scripts", None, ""),
+    _neutral("script_args", "object", "no scripts", [], None),
+    _neutral("alwayson_scripts", "object", "no scripts", {}, None),
+    _neutral("infotext", "string", "send the fields themselves", None, ""),
+    _neutral("force_task_id", "string", "the job has an id already", None, ""),
+    _neutral("firstphase_width", "integer", "use hr_resize_x", 0),
+    _neutral("firstphase_height", "integer", "use hr_resize_y", 0),
+    _neutral("firstpass_image", "string", "no pictures go in", None),
+    _neutral("comments", "object", "no comments go in", None, {}),
+)
+
+LORA_FIELDS: tuple[Field, ...] = (
+    _field("name", "string", "model", "a baked LoRA, or what to call a fetched one"),
+    _field("url", "string", "model", "https address of a safetensors file on an allowed host", **_OR_NULL),
+    _field("civitai", "identifier", "model", "a CivitAI model version's number, or its AIR",
+           form=(r"[0-9]{1,12}|urn:air:[A-Za-z0-9_:@+.-]{1,200}", "a model version's number or an AIR"), **_OR_NULL),
+    _field("scale", "number", "model", "strength", default=1, minimum=-10, maximum=10, **_OR_NULL),
+    _field("hash", "string", "model", "SHA-256 of the file, or its first 10 or more digits",
+           form=(r"[0-9a-fA-F]{10,64}", "10 to 64 hexadecimal digits of the SHA-256"), **_OR_NULL),
+)
+
+_OVERRIDES: tuple[Field, ...] = (
+    _field("CLIP_stop_at_last_layers", "integer", "model", "clip skip", minimum=1, maximum=12),
+    _field("sd_model_checkpoint", "name", "model", "a baked checkpoint"),
+    _field("sd_vae", "name", "model", "the baked VAE, `Automatic` or `None`"),
+    _field("eta_noise_seed_delta", "integer", "model", "ENSD", minimum=0, maximum=2**31 - 1),
+    _field("eta_ancestral", "number", "model", "eta of ancestral samplers", **_RATIO),
+    _field("eta_ddim", "number", "model", "eta of DDIM", **_RATIO),
+    _field("token_merging_ratio", "number", "model", "token merging", minimum=0, maximum=0.9),
+    _field("token_merging_ratio_hr", "number", "model", "in hires fix", minimum=0, maximum=0.9),
+    _field("randn_source", "string", "model", "noise from", choices=("GPU", "CPU", "NV")),
+    _field("emphasis", "string", "model", "prompt weights", choices=("None", "Ignore", "Original", "No norm")),
+    _field("sgm_noise_multiplier", "boolean", "model", "SGM noise multiplier"),
+    _field("always_discard_next_to_last_sigma", "boolean", "model", "discard a sigma"),
+    _field("sd_noise_schedule", "string", "model", "noise schedule", choices=("Default", "Zero Terminal SNR")),
+    _field("pad_cond_uncond", "boolean", "model", "pad prompts to the same length"),
+    _field("comma_padding_backtrack", "integer", "model", "tokens", minimum=0, maximum=74),
+    _field("sdxl_crop_left", "integer", "model", "pixels", minimum=0, maximum=8192),
+    _field("sdxl_crop_top", "integer", "model", "pixels", minimum=0, maximum=8192),
+    _field("face_restoration_model", "string", "model", "face restorer", choices=("CodeFormer", "GFPGAN")),
+    _field("code_former_weight", "number", "model", "its weight", **_RATIO),
+)
+# fmt: on
+
+BY_NAME: Mapping[str, Field] = {each.name: each for each in FIELDS}
+OVERRIDES: Mapping[str, Field] = {each.name: each for each in _OVERRIDES}
+"""The settings that a request may override; the operator adds names with `$BAKERY_OVERRIDE_SETTINGS`."""
+
+SYNONYMS: Mapping[str, str] = {
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg_scale",
+    "cfg": "cfg_scale",
+    "num_images_per_prompt": "batch_size",
+    "num_images": "batch_size",
+    "model": "checkpoint",
+    "sd_model_checkpoint": "checkpoint",
+    "lora": "loras",
+    "sampler": "sampler_name",
+    "scheduler_name": "scheduler",
+    "upscaler": "hr_upscaler",
+    "hires": "enable_hr",
+    "format": "image_format",
+}
+"""Names from other tools that the webui would ignore in silence."""

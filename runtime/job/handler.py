@@ -1,0 +1,265 @@
+"""One job from its input to its output or its error. The SDK calls it; it never raises but to be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import JobError
+from runtime.job.fields import OVERRIDES
+from runtime.job.lora import Applied, LoraStore
+from runtime.job.names import Names, pin_settings, read_names
+from runtime.job.request import Request, parse_request
+from runtime.job.response import deliver
+from runtime.log import Counters, bind_job, log
+from runtime.settings import Settings
+from runtime.webui.client import WebuiError
+from runtime.webui.generate import Drawing, Generator
+from runtime.worker import Worker
+
+_WATCH_S = 1.0
+
+
+@dataclass(kw_only=True, eq=False)
+class Handler:
+    """Callable as the SDK wants it: `await handler(job)`."""
+
+    settings: Settings
+    worker: Worker
+    generator: Generator
+    loras: LoraStore
+    limits: Mapping[str, int]
+    """Maxima of requests."""
+    counters: Counters
+    report: Callable[[Mapping[str, Any], Any], None]
+    """Sends a progress report of a job to the platform."""
+    on_refresh: Callable[[], None]
+    """Called when the worker must be replaced after this job."""
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _offers: tuple[Names, dict[str, Any]] | None = None
+
+    async def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """The output, or `{"error": JSON text}`, with `refresh_worker` where the worker cannot go on."""
+        bind_job(str(job.get("id", "")))
+        timings: dict[str, float] = {}
+        with _timed(timings, "total_s"):
+            with _timed(timings, "wait_s"):
+                await self._one_at_a_time.acquire()
+            try:
+                result = await self._answer(job, timings)
+            finally:
+                self._one_at_a_time.release()
+        self.counters.add("jobs_failed" if "error" in result else "jobs")
+        self.counters.add("job_seconds", timings["total_s"])
+        if "bakery" in result:
+            result["bakery"]["timings"] = timings
+        log("INFO", "job", "done", failed="error" in result, **timings)
+        if path := os.environ.get("BAKERY_TEST_OUTPUT"):
+            # For `bake verify`: the SDK's local mode prints the output cut to 4,096 characters.
+            Path(path).write_text(json.dumps(result), encoding="utf-8")
+        return result
+
+    async def watch_webui(self) -> None:
+        """Starts a webui that died between two jobs again at once, not in the next job's time.
+
+        Only as often as the operator allows; after that the next job finds it dead, and says so.
+        """
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if self.generator.webui.exit_code is None or not self.generator.restarts_left:
+                continue
+            async with self._one_at_a_time:
+                with contextlib.suppress(JobError):
+                    deadline = time.monotonic() + self.settings.start_timeout_s
+                    await self.generator.ensure_running(deadline)
+
+    async def _answer(self, job: Mapping[str, Any], timings: dict[str, float]) -> dict[str, Any]:
+        try:
+            return await self._run(job, timings)
+        except JobError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001  # the SDK would send its traceback to the client
+            detail = f"{type(error).__name__}: {error}"
+            log("ERROR", "job", detail, traceback="".join(traceback.format_exception(error)))
+            failure = JobError("internal", "the worker made a mistake; its log says more")
+        names = [each.field for each in failure.fields]
+        about = {"code": failure.code, "fields": names, "detail": failure.detail}
+        log("ERROR", "job", failure.message, **about)
+        self.counters.add(f"error_{failure.code}")
+        result: dict[str, Any] = {"error": failure.to_json()}
+        if failure.refresh:
+            self.on_refresh()
+            result["refresh_worker"] = True
+        return result
+
+    async def _run(self, job: Mapping[str, Any], timings: dict[str, float]) -> dict[str, Any]:
+        deadline = time.monotonic() + self.settings.job_timeout_s
+        await self.generator.ensure_running(deadline)
+        request = await self._parse(job.get("input"))
+        if self.settings.log_prompts:
+            log("INFO", "job", "request", payload=dict(request.payload))
+        with _timed(timings, "lora_s"):
+            loras = await self._prepare_loras(request, deadline)
+        on_progress = _throttle(self.report, job, self.settings.progress_s)
+        with _timed(timings, "generate_s"):
+            payload = _with_tags(request.payload, loras)
+            drawing = await self.generator.draw(payload, deadline=deadline, on_progress=on_progress)
+        with _timed(timings, "output_s"):
+            info = _info(drawing.answer)
+            _check_honoured(request, loras, drawing, info)
+            return await asyncio.to_thread(
+                deliver,
+                self._compose(request, loras, drawing, info),
+                request.output,
+                infotexts=info.get("infotexts") or [],
+                job_id=str(job.get("id", "job")),
+                limit_bytes=int(self.settings.max_response_mb * 1_000_000),
+                bucket=self.settings.bucket,
+            )
+
+    async def _parse(self, value: object) -> Request:
+        if self._offers is None:
+            try:
+                self._offers = await asyncio.to_thread(self._ask_webui)
+            except WebuiError as error:
+                # Killed, so that it is started again: one that hangs would fail every job from now on.
+                await asyncio.to_thread(self.generator.webui.stop, 0.0)
+                raise JobError(
+                    "webui_unavailable",
+                    "the webui did not say what it offers",
+                    detail=str(error),
+                    refresh=self.generator.restarts_left <= 0,
+                ) from error
+        names, extra = self._offers
+        return parse_request(
+            value, worker=self.worker, names=names, limits=self.limits, extra_overrides=extra
+        )
+
+    def _ask_webui(self) -> tuple[Names, dict[str, Any]]:
+        """What it offers, and the present values of the settings that the operator allows in addition."""
+        client = self.generator.webui.client
+        extra = [each.strip() for each in self.settings.override_settings.split(",")]
+        config_file = Path(self.worker.webui.config_file)
+        values = pin_settings(client, config_file, [*OVERRIDES, *extra])
+        return read_names(client), {key: values[key] for key in extra if key in values}
+
+    async def _prepare_loras(self, request: Request, deadline: float) -> list[Applied]:
+        cancelled = threading.Event()
+        prepare = asyncio.ensure_future(
+            asyncio.to_thread(
+                self.loras.prepare, request.loras, deadline=deadline, cancelled=cancelled
+            )
+        )
+        try:
+            while not (await asyncio.wait({prepare}, timeout=_WATCH_S))[0]:
+                if overdue := self.generator.overdue(deadline):
+                    raise overdue
+            return prepare.result()
+        finally:
+            # Ends a download that nobody waits for any more.
+            cancelled.set()
+            prepare.cancel()
+
+    def _compose(
+        self, request: Request, loras: Sequence[Applied], drawing: Drawing, info: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The output, its pictures still as the webui gave them."""
+        worker, checkpoints = self.worker, self.worker.of_role("checkpoint")
+        model = next(each for each in checkpoints if each.name == request.checkpoint)
+        image = {"name": worker.name, "lock_sha256": worker.lock_sha256}
+        return {
+            "images": drawing.answer["images"],
+            "parameters": drawing.answer.get("parameters", {}),
+            "info": drawing.answer.get("info", ""),
+            "bakery": {
+                "seeds": info.get("all_seeds", []),
+                "loras": [dataclasses.asdict(each) for each in loras],
+                "model": {"name": model.name, "sha256": model.sha256},
+                "image": {**image, "webui": worker.webui.version},
+                "attempts": drawing.attempts,
+                "degraded": drawing.degraded,
+            },
+        }
+
+
+@contextlib.contextmanager
+def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    timings[name] = round(time.monotonic() - began, 4)
+
+
+def _check_honoured(
+    request: Request, loras: Sequence[Applied], drawing: Drawing, info: Mapping[str, Any]
+) -> None:
+    """The webui draws on in silence where it does not find a model or a LoRA."""
+    drawn = len(drawing.answer["images"])
+    if drawn < request.images:
+        what = f"the webui drew {drawn} of {request.images} pictures"
+        raise JobError("generation_failed", what)
+    if (model := info.get("sd_model_name")) != request.checkpoint:
+        what = f"the webui drew with another checkpoint than {request.checkpoint!r}"
+        raise JobError("not_honoured", what, detail=f"with {model!r}")
+    text = str((info.get("extra_generation_params") or {}).get("Lora hashes", ""))
+    applied = {each.split(":")[0].strip() for each in text.split(",")}
+    asked = {name: name for name in request.prompt_loras}
+    asked.update({each.tag: each.name for each in loras if each.scale})
+    if missing := [name for tag, name in asked.items() if tag not in applied]:
+        what = f"the webui drew without {', '.join(missing)}"
+        raise JobError("lora_not_applied", what, detail=text)
+
+
+def _info(answer: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        info = json.loads(answer.get("info") or "{}")
+    except ValueError:
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def _with_tags(payload: Mapping[str, Any], loras: Sequence[Applied]) -> dict[str, Any]:
+    """The payload with its LoRAs' tags, in front, where nothing before them can swallow them.
+
+    The webui takes them out again without a trace in the prompt. Its second pass knows the tags of
+    `hr_prompt` only, where there is one.
+    """
+    scales = [f"{each.scale:.6f}".rstrip("0").rstrip(".") for each in loras]
+    tags = [f"<lora:{each.tag}:{scale}>" for each, scale in zip(loras, scales, strict=True)]
+    prompts = {"prompt": payload.get("prompt", "")}
+    if payload.get("hr_prompt"):
+        prompts["hr_prompt"] = payload["hr_prompt"]
+    return {**payload, **{key: "".join(tags) + text for key, text in prompts.items()}}
+
+
+def _throttle(
+    report: Callable[[Mapping[str, Any], Any], None], job: Mapping[str, Any], least_s: float
+) -> Callable[[Mapping[str, Any]], None]:
+    """At most one report in so many seconds: each is a thread and a connection in the SDK."""
+    last = time.monotonic()
+
+    def on_progress(progress: Mapping[str, Any]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if least_s <= 0 or now - last < least_s:
+            return
+        last = now
+        state = progress.get("state") or {}
+        what = {
+            "progress": round(float(progress.get("progress") or 0), 3),
+            "eta_s": round(float(progress.get("eta_relative") or 0), 1),
+            "step": state.get("sampling_step"),
+            "steps": state.get("sampling_steps"),
+        }
+        report(job, what)
+
+    return on_progress
