@@ -28,13 +28,14 @@ demo: venv ## Bake the demo image from nothing and draw a picture with it
 bake: venv ## Bake the image of MANIFEST; further options in BAKE_FLAGS, such as --locked --push
 	$(BIN)/bake image $(or $(MANIFEST),$(error name a manifest: make bake MANIFEST=manifests/deliberate-v6.yaml)) $(BAKE_FLAGS)
 
-check: venv ## Lint, format check, types, shell
+check: venv ## Lint, format check, types, shell, Dockerfiles, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/shellcheck --external-sources $(SHELL_FILES)
 	$(BIN)/yamllint --strict manifests
 	$(BIN)/hadolint $(DOCKERFILES)
+	$(BIN)/zizmor --offline --quiet .github
 
 test: venv runtime-venvs ## Run the unit tests, then the integration tests on a real engine
 	$(BIN)/pytest tests/unit tests/integration
