@@ -99,6 +99,8 @@ def check_weights(facts: Facts, manifest: Manifest, pin: Pin) -> list[str]:
             where=where,
             hint="correct `family`, or choose another file",
         )
+    if found.problem:
+        raise SourceError(found.problem, where=where)
     return _warnings(found, manifest, where)
 
 

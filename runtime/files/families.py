@@ -6,12 +6,12 @@ The width of the cross-attention's input tells the text encoders apart: 768 is S
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.files.lora_kinds import recognise_lora
 from runtime.files.safetensors import Header, Tensor
 
 Role = Literal["checkpoint", "vae", "lora", "embedding", "unknown"]
@@ -27,22 +27,8 @@ _PRECISIONS: dict[str, Precision] = {
 }
 _BARE = ("down_blocks.", "double_blocks.", "joint_blocks.")
 _UNET = "model.diffusion_model."
-_LORA_DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight")
-_LORA_MARKS = (*_LORA_DOWN, ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".on_input")
-_TRANSFORMER = ("lora_transformer_", "transformer.")
-_BASE_WORDS = (
-    ("sdxl", "sdxl"),
-    ("xl-v1", "sdxl"),
-    ("sd_v2", "sd2"),
-    ("diffusion-v2", "sd2"),
-    ("sd_v1", "sd1"),
-    ("diffusion-v1", "sd1"),
-)
-"""Words of kohya's and modelspec's metadata; asked only where no tensor tells."""
-_SDXL_LORA = re.compile(
-    r"^lora_te[12]_|^lora_unet_(?:input|output)_blocks_\d+_1_transformer_blocks_[1-9]"
-    r"|text_encoder_2\.|down_blocks_\d_attentions_\d_transformer_blocks_[2-9]_"
-)
+_Identity = tuple[Role, str | None, str]
+"""Role, family and kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +46,16 @@ class Recognised:
     has_ema: bool = False
     """It carries a second set of weights (EMA) that inference does not need."""
     size_bytes: int = 0
+    problem: str = ""
+    """Why the webui cannot use it although it is what it should be, and what to do."""
 
 
 def recognise(header: Header) -> Recognised:
     """Recognises a checked header; `role` is `unknown` where nothing fits."""
     names = header.tensors
-    role, family, kind = _identify(names, header.metadata)
+    lora = recognise_lora(names, header.metadata)
+    identity: _Identity = ("lora", lora.family, lora.kind) if lora else _identify(names)
+    role, family, kind = identity
     return Recognised(
         role=role,
         family=family,
@@ -73,15 +63,11 @@ def recognise(header: Header) -> Recognised:
         precision=_precision(names),
         has_ema=any(name.startswith("model_ema.") for name in names),
         size_bytes=header.size_bytes,
+        problem=lora.problem if lora else "",
     )
 
 
-_Identity = tuple[Role, str | None, str]
-
-
-def _identify(names: Mapping[str, Tensor], metadata: Mapping[str, str]) -> _Identity:
-    if any(name.endswith(_LORA_MARKS) for name in names):
-        return "lora", _lora_family(names, metadata), _lora_kind(names)
+def _identify(names: Mapping[str, Tensor]) -> _Identity:
     if any(name.startswith(_UNET) for name in names):
         return _identify_checkpoint(names)
     for matches, identity in _OTHERS:
@@ -129,40 +115,6 @@ def _identify_checkpoint(names: Mapping[str, Tensor]) -> tuple[Role, str | None,
     if not any(name.startswith(encoders) for name in names):
         return "unknown", family, "a UNet without its text encoder"
     return "checkpoint", family, kind
-
-
-def _lora_family(names: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str | None:
-    if any(name.startswith("lora_demo_") for name in names):
-        return "demo"
-    if any("double_blocks" in name or name.startswith(_TRANSFORMER) for name in names):
-        return "flux"
-    for name, tensor in names.items():
-        is_context = "attn2" in name and ("to_k" in name or "to_v" in name)
-        if is_context and name.endswith(_LORA_DOWN) and len(tensor.shape) > 1:
-            family = _WIDTHS.get(tensor.shape[1])
-            if family:
-                return family
-    if any(_SDXL_LORA.search(name) for name in names):
-        return "sdxl"
-    keys = ("ss_base_model_version", "modelspec.architecture")
-    base = " ".join(metadata.get(key, "") for key in keys).lower()
-    return next((family for word, family in _BASE_WORDS if word in base), None)
-
-
-def _lora_kind(names: Mapping[str, Tensor]) -> str:
-    marks = (
-        (".dora_scale", "DoRA"),
-        (".hada_w1_a", "LoHa"),
-        (".lokr_w1", "LoKr"),
-        (".lokr_w1_a", "LoKr"),
-        (".oft_blocks", "OFT"),
-        (".on_input", "IA3"),
-        (".lora_mid.weight", "LoCon"),
-    )
-    for mark, kind in marks:
-        if any(name.endswith(mark) for name in names):
-            return kind
-    return "LoRA"
 
 
 def _precision(names: Mapping[str, Tensor]) -> Precision:

@@ -181,6 +181,8 @@ class LoraStore:
             raise WeightsError("role", f"the file is no LoRA but {facts.kind}")
         if facts.family not in {None, family}:
             raise WeightsError("family", f"the LoRA is for {facts.family}, this model is {family}")
+        if facts.problem:
+            raise WeightsError("kind", f"the webui cannot apply it: {facts.problem}")
 
     def _link(self, tag: str, path: Path) -> None:
         """Shows one cached file to the webui, which looks for names that it does not know by itself."""

@@ -173,8 +173,6 @@ EVERYTHING: list[tuple[Mapping[str, tuple[int, ...]], str, str | None, str]] = [
         "sdxl",
         "LoRA",
     ),
-    ({f"{CROSS}.hada_w1_a": (4, 4), f"{CROSS}.hada_w1_b": (4, 4)}, "lora", None, "LoHa"),
-    ({f"{CROSS}.lokr_w1": (4, 4)}, "lora", None, "LoKr"),
     ({**lora(CROSS, 768), f"{CROSS}.dora_scale": (1,)}, "lora", "sd1", "DoRA"),
     ({**lora(CROSS, 768), f"{CROSS}.lora_mid.weight": (1,)}, "lora", "sd1", "LoCon"),
     (
@@ -298,6 +296,11 @@ def test_what_fits_gives_no_warning(tmp_path: Path) -> None:
         ),
         (models.safetensors(models.LORA_SD1), {"key": "loras.a"}, "those of sd1"),
         (models.safetensors(models.LORA_SDXL), {}, "the file is a LoRA, not a checkpoint"),
+        (
+            models.safetensors({"unet.x.attn2.to_k.lora_A.weight": (4, 2048)}),
+            {"key": "loras.a"},
+            "its names are those of diffusers (unet.x.attn2.to_k.lora_A.weight): the webui maps none",
+        ),
         (models.safetensors(models.SDXL), {"key": "vae"}, "the file is a checkpoint, not a vae"),
         (models.safetensors({"emb_params": (2, 768)}), {}, "an embedding, not a checkpoint"),
         (models.safetensors(models.SDXL), {"file_name": "x.ckpt"}, "its name ends in .ckpt"),

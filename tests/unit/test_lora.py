@@ -252,6 +252,12 @@ def test_a_full_hash_is_checked_while_it_is_fetched(tmp_path: Path, source: Sour
     [
         (safetensors(SDXL), "the file is no LoRA but checkpoint"),
         (safetensors(LORA_SDXL), "the LoRA is for sdxl, this model is demo"),
+        (
+            safetensors({"unet.x.lora_A.weight": (4, 8)}),
+            "the webui cannot apply it: its names are those of diffusers (unet.x.lora_A.weight): the "
+            "webui maps none of them and would draw without it; convert it to kohya's names "
+            "(diffusers.utils.convert_state_dict_to_kohya), or choose a file for the webui",
+        ),
         (b"PK\x03\x04" + bytes(600), "this is a pickle (.ckpt, .pt), which can run code"),
         (b"\x80\x02}q\x00." + bytes(600), "this is a pickle"),
         (b"<!DOCTYPE html><html>", "this is an HTML page, not a model"),
