@@ -22,21 +22,13 @@ from bake.weights.sites.civitai_records import (
     parse_version,
 )
 from bake.weights.sources import Source
+from runtime.files.addresses import CIVITAI, civitai_file
 from runtime.files.errors import WeightsError
 from runtime.files.http import Client
 from runtime.files.remote import Remote
 
 CONNECTIONS = 2
 """No cap is published; two is polite and hides one connection's pauses."""
-STORAGE_HOSTS = (
-    ".r2.cloudflarestorage.com",
-    ".backblazeb2.com",
-    "civitai.com",
-    ".civitai.com",
-    "civitai.red",
-    ".civitai.red",
-)
-_PUBLIC = "https://civitai.com"
 
 
 def find_civitai(context: Context, source: Source) -> Found:
@@ -53,7 +45,7 @@ def find_civitai(context: Context, source: Source) -> Found:
         licence = _get_licence(context, client, version)
     return Found(
         file_name=file.name,
-        url=f"{_PUBLIC}/api/download/models/{version.version_id}",
+        url=civitai_file(CIVITAI.url, version.version_id, None),
         sha256=file.sha256,
         about_bytes=file.about_bytes,
         title=version.title or None,
@@ -72,8 +64,8 @@ def find_civitai(context: Context, source: Source) -> Found:
 def open_civitai(context: Context, _source: Source, target: Found | Pin) -> Remote:
     """The file by its id, wherever CivitAI keeps it."""
     base = context.settings.civitai_url
-    query = f"?fileId={target.file_id}" if target.file_id else ""  # a record may lack it
-    url = f"{base}/api/download/models/{target.version_id}{query}"
+    # A record may lack the file's id.
+    url = civitai_file(base, target.version_id or 0, target.file_id)
     client = _client(context)
 
     def explain(response: requests.Response, at: str) -> Exception:
@@ -204,8 +196,8 @@ def _explain_me(response: requests.Response, url: str) -> Exception:
 def _client(context: Context) -> Client:
     return context.site_client(
         context.settings.civitai_url,
-        public=_PUBLIC,
-        storage_hosts=STORAGE_HOSTS,
+        public=CIVITAI.url,
+        storage_hosts=CIVITAI.storage,
         token=context.settings.civitai_token,
         login_hint=GET_TOKEN,
     )

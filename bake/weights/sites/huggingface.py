@@ -7,7 +7,7 @@ which pins nothing, so such a file is downloaded once.
 from __future__ import annotations
 
 import re
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
@@ -16,6 +16,7 @@ from bake.weights.context import Context, Found, Newer
 from bake.weights.locations import recall
 from bake.weights.sites.answers import ask, get_json, is_html
 from bake.weights.sources import Source
+from runtime.files.addresses import HUGGING_FACE, hub_file
 from runtime.files.errors import WeightsError
 from runtime.files.http import MAX_REDIRECTS, Client
 from runtime.files.policy import show_url
@@ -23,8 +24,6 @@ from runtime.files.remote import Remote, RetryableError, explain_plainly, retry_
 
 CONNECTIONS = 4
 """Its CDN is made for several; its own client uses more."""
-STORAGE_HOSTS = ("huggingface.co", ".huggingface.co", "hf.co", ".hf.co")
-_PUBLIC = "https://huggingface.co"
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 _RATE_LIMIT = re.compile(r"\bt=(\d+)")
@@ -33,14 +32,14 @@ GET_TOKEN = "set HF_TOKEN to a token from https://huggingface.co/settings/tokens
 
 def find_huggingface(context: Context, source: Source) -> Found:
     """What the hub says of the file at the source's revision (`main` where it names none)."""
-    repository, path = source.repository or "", source.path or ""
+    path = source.path or ""
     with _client(context) as client:
         facts = _head(context, client, source, source.revision or "main")
         licence, title, base_model, changed_at = _describe(context, client, source, facts["commit"])
     size = facts["size"]
     return Found(
         file_name=path.rsplit("/", 1)[-1],
-        url=f"{_PUBLIC}/{repository}/resolve/{facts['commit']}/{quote(path)}",
+        url=hub_file(HUGGING_FACE.url, source, facts["commit"]),
         sha256=facts["sha256"] or None,
         size_bytes=int(size) if size.isdecimal() and int(size) > 0 else None,
         title=title,
@@ -210,16 +209,14 @@ def _explain_rate(response: requests.Response, where: str) -> Exception:
 
 
 def _resolve_url(context: Context, source: Source, revision: str) -> str:
-    base = context.settings.huggingface_url
-    path = quote(source.path or "")
-    return f"{base}/{source.repository}/resolve/{quote(revision, safe='')}/{path}"
+    return hub_file(context.settings.huggingface_url, source, revision)
 
 
 def _client(context: Context) -> Client:
     return context.site_client(
         context.settings.huggingface_url,
-        public=_PUBLIC,
-        storage_hosts=STORAGE_HOSTS,
+        public=HUGGING_FACE.url,
+        storage_hosts=HUGGING_FACE.storage,
         token=context.settings.huggingface_token,
         login_hint=GET_TOKEN,
     )
