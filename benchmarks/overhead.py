@@ -151,13 +151,16 @@ async def measure(
     from runtime.log import Counters  # noqa: PLC0415
     from runtime.settings import Settings  # noqa: PLC0415
     from runtime.webui.generate import Generator  # noqa: PLC0415
+    from runtime.webui.keeper import Keeper  # noqa: PLC0415
 
     settings = Settings()
     counters = Counters()
+    keeper = Keeper(webui, settings, counters)
     handler = Handler(
         settings=settings,
         worker=worker,
-        generator=Generator(webui, settings, counters),
+        keeper=keeper,
+        generator=Generator(keeper, settings, counters),
         loras=LoraStore(settings, worker, {}),
         limits=limits_of({}, {}),
         counters=counters,

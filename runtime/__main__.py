@@ -20,6 +20,7 @@ from pathlib import Path
 from runtime.job.fields import limits_of
 from runtime.log import Counters, log
 from runtime.settings import Settings, SettingsError
+from runtime.webui.keeper import Keeper
 from runtime.webui.process import WebuiProcess, WebuiProcessError
 from runtime.worker import WORKER_FILE, Device, Worker
 
@@ -40,25 +41,26 @@ def main() -> int:
         port=worker.webui.port,
         log_file=Path(settings.webui_log),
     )
+    keeper = Keeper(webui, settings, counters)
     # Until the SDK takes jobs there is nothing to finish; the webui is stopped all the same.
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))
     try:
         began = time.monotonic()
-        webui.start()
+        keeper.start()
         # The SDK logs every job and its whole output at its default level, DEBUG.
         os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
         from runtime.serve import Server  # noqa: PLC0415  # imports the SDK
 
-        server = Server(worker, settings, limits=limits, webui=webui, counters=counters)
+        server = Server(worker, settings, limits=limits, keeper=keeper, counters=counters)
         sdk = {"name": "SDK", "began": began, "ended": time.monotonic()}
-        webui.wait_until_loaded(settings.start_timeout_s)
-        log("INFO", "start", "model loaded", start_s=_age_s(), timeline=[*webui.timeline(), sdk])
+        timeline = keeper.wait_until_loaded()
+        log("INFO", "start", "model loaded", start_s=_age_s(), timeline=[*timeline, sdk])
         return server.run()
     except WebuiProcessError as error:
         log("ERROR", "start", str(error), last_lines=error.last_lines)
         return 3
     finally:
-        webui.stop()
+        keeper.stop()
         counters.write()
 
 

@@ -23,7 +23,7 @@ from runtime.job.lora import LoraStore
 from runtime.log import Counters, log
 from runtime.settings import Settings
 from runtime.webui.generate import Generator
-from runtime.webui.process import WebuiProcess
+from runtime.webui.keeper import Keeper
 from runtime.worker import Worker
 
 _SETTLE_S = 2.0
@@ -41,15 +41,16 @@ class Server:
         settings: Settings,
         *,
         limits: Mapping[str, int],
-        webui: WebuiProcess,
+        keeper: Keeper,
         counters: Counters,
     ) -> None:
         self._grace_s = settings.term_grace_s
-        self._generator = Generator(webui, settings, counters)
+        self._keeper = keeper
         self._handler = Handler(
             settings=settings,
             worker=worker,
-            generator=self._generator,
+            keeper=keeper,
+            generator=Generator(keeper, settings, counters),
             loras=LoraStore(settings, worker, _tokens(settings)),
             limits=limits,
             counters=counters,
@@ -81,7 +82,7 @@ class Server:
         """The SDK calls this before each request for a job, the first time after it set its own handlers."""
         if self._taking is None:
             self._taking = asyncio.current_task()
-            self._background.append(asyncio.create_task(self._handler.watch_webui()))
+            self._background.append(asyncio.create_task(self._keeper.watch()))
             sdk_handler = signal.getsignal(signal.SIGTERM)
             loop = asyncio.get_running_loop()
 
@@ -99,7 +100,7 @@ class Server:
 
     def _begin_grace(self) -> None:
         log("WARN", "stop", "told to stop", grace_s=self._grace_s)
-        self._generator.stop_at = time.monotonic() + self._grace_s
+        self._keeper.stop_at = time.monotonic() + self._grace_s
         self._leave()
 
     def _leave(self) -> None:

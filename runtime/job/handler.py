@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from runtime.log import Counters, bind_job, log
 from runtime.settings import Settings
 from runtime.webui.client import WebuiError
 from runtime.webui.generate import Drawing, Generator
+from runtime.webui.keeper import Keeper
 from runtime.worker import Worker
 
 _WATCH_S = 1.0
@@ -36,6 +37,7 @@ class Handler:
 
     settings: Settings
     worker: Worker
+    keeper: Keeper
     generator: Generator
     loras: LoraStore
     limits: Mapping[str, int]
@@ -45,7 +47,6 @@ class Handler:
     """Sends a progress report of a job to the platform."""
     on_refresh: Callable[[], None]
     """Called when the worker must be replaced after this job."""
-    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     _offers: tuple[Names, dict[str, Any]] | None = None
 
     async def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,11 +55,11 @@ class Handler:
         timings: dict[str, float] = {}
         with _timed(timings, "total_s"):
             with _timed(timings, "wait_s"):
-                await self._one_at_a_time.acquire()
+                await self.keeper.in_use.acquire()
             try:
                 result = await self._answer(job, timings)
             finally:
-                self._one_at_a_time.release()
+                self.keeper.in_use.release()
         self.counters.add("jobs_failed" if "error" in result else "jobs")
         self.counters.add("job_seconds", timings["total_s"])
         if "bakery" in result:
@@ -68,20 +69,6 @@ class Handler:
             # For `bake verify`: the SDK's local mode prints the output cut to 4,096 characters.
             Path(path).write_text(json.dumps(result), encoding="utf-8")
         return result
-
-    async def watch_webui(self) -> None:
-        """Starts a webui that died between two jobs again at once, not in the next job's time.
-
-        Only as often as the operator allows; after that the next job finds it dead, and says so.
-        """
-        while True:
-            await asyncio.sleep(_WATCH_S)
-            if self.generator.webui.exit_code is None or not self.generator.restarts_left:
-                continue
-            async with self._one_at_a_time:
-                with contextlib.suppress(JobError):
-                    deadline = time.monotonic() + self.settings.start_timeout_s
-                    await self.generator.ensure_running(deadline)
 
     async def _answer(self, job: Mapping[str, Any], timings: dict[str, float]) -> dict[str, Any]:
         try:
@@ -104,7 +91,7 @@ class Handler:
 
     async def _run(self, job: Mapping[str, Any], timings: dict[str, float]) -> dict[str, Any]:
         deadline = time.monotonic() + self.settings.job_timeout_s
-        await self.generator.ensure_running(deadline)
+        await self.keeper.ensure_running(deadline)
         request = await self._parse(job.get("input"))
         if self.settings.log_prompts:
             log("INFO", "job", "request", payload=dict(request.payload))
@@ -132,14 +119,10 @@ class Handler:
             try:
                 self._offers = await asyncio.to_thread(self._ask_webui)
             except WebuiError as error:
-                # Killed, so that it is started again: one that hangs would fail every job from now on.
-                await asyncio.to_thread(self.generator.webui.stop, 0.0)
-                raise JobError(
-                    "webui_unavailable",
-                    "the webui did not say what it offers",
-                    detail=str(error),
-                    refresh=self.generator.restarts_left <= 0,
-                ) from error
+                # So that it is started again: one that hangs would fail every job from now on.
+                what = "did not say what it offers"
+                await self.keeper.kill(what)
+                raise self.keeper.unavailable(f"the webui {what}", str(error)) from error
         names, extra = self._offers
         return parse_request(
             value, worker=self.worker, names=names, limits=self.limits, extra_overrides=extra
@@ -147,7 +130,7 @@ class Handler:
 
     def _ask_webui(self) -> tuple[Names, dict[str, Any]]:
         """What it offers, and the present values of the settings that the operator allows in addition."""
-        client = self.generator.webui.client
+        client = self.keeper.client
         extra = [each.strip() for each in self.settings.override_settings.split(",")]
         config_file = Path(self.worker.webui.config_file)
         values = pin_settings(client, config_file, [*OVERRIDES, *extra])
@@ -162,7 +145,7 @@ class Handler:
         )
         try:
             while not (await asyncio.wait({prepare}, timeout=_WATCH_S))[0]:
-                if overdue := self.generator.overdue(deadline):
+                if overdue := self.keeper.overdue(deadline):
                     raise overdue
             return prepare.result()
         finally:

@@ -17,9 +17,10 @@ from runtime.job.lora import LoraStore
 from runtime.job.names import pin_settings
 from runtime.log import Counters
 from runtime.settings import Settings
-from runtime.webui import generate
+from runtime.webui import generate, keeper
 from runtime.webui.client import WebuiAnswerError, WebuiError, WebuiUnreachableError
 from runtime.webui.generate import Generator, smaller_batch
+from runtime.webui.keeper import Keeper
 from tests.fake_webui import FakeWebui, out_of_memory
 from tests.samples import DEFAULT_LIMITS, make_worker
 
@@ -39,14 +40,15 @@ class Bench:
         self.webui = webui
         self.settings = Settings(**{**FAST, **settings})
         self.counters = Counters()
-        self.generator = Generator(webui, self.settings, self.counters)  # type: ignore[arg-type]
+        self.keeper = Keeper(webui, self.settings, self.counters)  # type: ignore[arg-type]
         self.reports: list[Any] = []
         self.refreshed = 0
         worker = make_worker()
         self.handler = Handler(
             settings=self.settings,
             worker=worker,
-            generator=self.generator,
+            keeper=self.keeper,
+            generator=Generator(self.keeper, self.settings, self.counters),
             loras=LoraStore(self.settings, worker, {}),
             limits=DEFAULT_LIMITS,
             counters=self.counters,
@@ -250,12 +252,12 @@ def test_a_webui_found_dead_is_started_again_once() -> None:
 def test_one_that_dies_between_jobs_is_started_again_at_once_but_not_beyond_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(handler, "_WATCH_S", 0.01)
+    monkeypatch.setattr(keeper, "_WATCH_S", 0.01)
     webui = FakeWebui()
     bench = Bench(webui)
 
     async def watch() -> None:
-        watching = asyncio.ensure_future(bench.handler.watch_webui())
+        watching = asyncio.ensure_future(bench.keeper.watch())
         webui.exit_code = -9
         while webui.starts == 1:
             await asyncio.sleep(0.01)
@@ -273,13 +275,13 @@ def test_one_that_dies_between_jobs_is_started_again_at_once_but_not_beyond_the_
 
 
 def test_the_watch_leaves_a_webui_alone_while_a_job_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handler, "_WATCH_S", 0.01)
+    monkeypatch.setattr(keeper, "_WATCH_S", 0.01)
     webui = FakeWebui()
     webui.script = [webui.dies(drawing=True)]
     bench = Bench(webui)
 
     async def watch() -> None:
-        watching = asyncio.ensure_future(bench.handler.watch_webui())
+        watching = asyncio.ensure_future(bench.keeper.watch())
         failed = await bench.handler({"id": "a", "input": {"prompt": "p"}})
         assert json.loads(failed["error"])["message"] == "the webui ended while it drew"
         watching.cancel()
@@ -360,7 +362,7 @@ def test_a_download_does_not_outlive_its_job(ends: str, monkeypatch: pytest.Monk
     def fetches(_requests: Any, *, deadline: float, cancelled: threading.Event) -> Any:
         began.set()
         if ends == "stop_at":
-            bench.generator.stop_at = time.monotonic()
+            bench.keeper.stop_at = time.monotonic()
         cancelled.wait(30)
         ended.set()
         return []
@@ -417,7 +419,7 @@ def test_a_stopping_worker_ends_its_job_when_the_grace_is_over() -> None:
     webui = FakeWebui()
     webui.script = [webui.draws_until_interrupted]
     bench = Bench(webui)
-    bench.generator.stop_at = time.monotonic() + 0.2
+    bench.keeper.stop_at = time.monotonic() + 0.2
     assert bench.error()["code"] == "worker_stopping"
 
 
