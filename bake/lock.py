@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bake.errors import ManifestError
+from bake.files import write_atomically
 from bake.manifest.model import Manifest
-from bake.plan.state import write_atomically
 from runtime.worker import Role
 
 LOCK_FORMAT = 1

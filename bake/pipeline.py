@@ -7,28 +7,41 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bake.files import write_atomically
 from bake.image.build.base import plan_base
 from bake.image.build.contract import read_contract
 from bake.image.engine.docker import Engine
 from bake.image.oci.model import Image
 from bake.lock import Lock, load_lock, lock_path, read_lock
-from bake.plan.plan import Known, Plan, plan_bake
-from bake.plan.state import write_atomically
-from bake.report import write_report
-from bake.steps.run import Context, Run, result_exists, saved_image
-from bake.steps.steps import (
-    assemble_image,
-    describe_worker,
-    fetch_weights,
-    load,
-    make_base,
-    make_thin_layer,
-    push,
-    verify,
-    warm_up_base,
-)
-from bake.steps.stream import stream_weights
+from bake.plan.plan import Plan, plan_bake
+from bake.plan.step import Situation, StepKind
+from bake.steps.assemble import ASSEMBLE, assemble_image, saved_image
+from bake.steps.base import BASE, make_base
+from bake.steps.fetch import FETCH, fetch_weights
+from bake.steps.load import LOAD, load_into_engine
+from bake.steps.push import PUSH, push_to_registry
+from bake.steps.report import write_report
+from bake.steps.run import Context, Run
+from bake.steps.stream import STREAM, stream_weights
+from bake.steps.thin import ENVIRONMENT, RUNTIME, make_thin_layer
+from bake.steps.verify import VERIFY, verify_assembled
+from bake.steps.warmup import WARMUP, warm_up_base
+from bake.steps.worker import describe_worker
 from bake.weights.resolve import resolve_lock
+
+STEPS: tuple[StepKind, ...] = (
+    FETCH,
+    BASE,
+    WARMUP,
+    ENVIRONMENT,
+    RUNTIME,
+    STREAM,
+    ASSEMBLE,
+    LOAD,
+    VERIFY,
+    PUSH,
+)
+"""All that a bake may consist of, in the order in which `bake_image` runs it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +76,9 @@ def bake_image(context: Context, *, locked: bool = False) -> Baked:
         image = assemble_image(
             run, worker, base, environment=environment, runtime=runtime, streamed=streamed
         )
-        reference = load(run, image)
-        verdict = verify(run, worker, image, reference, streamed=streamed)
-        pushed = push(run, image) if context.options.push else None
+        reference = load_into_engine(run, image)
+        verdict = verify_assembled(run, worker, image, reference, streamed=streamed)
+        pushed = push_to_registry(run, image) if context.options.push else None
         report = write_report(
             run,
             worker,
@@ -143,15 +156,17 @@ def pin_sources(context: Context, *, locked: bool) -> Lock:
 def plan_run(context: Context, lock: Lock, engine: Engine) -> Run:
     """Looks at what is there, and decides which steps run."""
     base = plan_base(context.manifest, build_args=context.options.build_args)
-    store = context.store
-    saved = saved_image(context.folder)
-    known = Known(
-        record=context.folder.record,
-        exists=lambda name, result: result_exists(context.folder, engine, name, result),
-        missing_pins=[pin for pin in lock.pins if not store.has(pin.sha256)],
+    folder, saved = context.folder, saved_image(context.folder)
+    kinds = {kind.name: kind for kind in STEPS}
+    situation = Situation(
+        manifest=context.manifest,
+        lock=lock,
+        options=context.options,
+        base=base.document,
+        record=folder.record,
+        exists=lambda name, result: kinds[name].exists(folder, engine, result),
+        missing_pins=[pin for pin in lock.pins if not context.store.has(pin.sha256)],
         layers=saved.layers if saved else (),
     )
-    plan = plan_bake(
-        context.manifest, lock, base=base.document, options=context.options, known=known
-    )
+    plan = plan_bake(STEPS, situation)
     return Run(context=context, lock=lock, engine=engine, base=base, plan=plan)

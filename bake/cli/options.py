@@ -119,8 +119,8 @@ def make_context(
             hint="add --push",
         )
     from bake.manifest.model import load_manifest  # noqa: PLC0415  # loaded when a command runs
-    from bake.plan.plan import Options  # noqa: PLC0415
     from bake.plan.state import BuildFolder  # noqa: PLC0415
+    from bake.plan.step import Options  # noqa: PLC0415
     from bake.settings import Settings  # noqa: PLC0415
     from bake.steps.run import Context  # noqa: PLC0415
 

@@ -36,7 +36,7 @@ def find_baked(what: str, *, build_dir: Path) -> BakedImage | None:
     manifest = load_manifest(path)
     folder = build_dir / manifest.name
     image = load_saved_image(folder)
-    from bake.steps.steps import reference_of  # noqa: PLC0415  # loads all that a bake needs
+    from bake.steps.load import reference_of  # noqa: PLC0415  # loads all that a bake needs
 
     return BakedImage(folder=folder, image=image, reference=reference_of(manifest, image))
 

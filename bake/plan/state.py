@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from bake.console import Console
 from bake.errors import MachineError
+from bake.files import write_atomically
 
 Document = Mapping[str, str]
 """Everything that a step's result depends on: a name and a short text for each."""
@@ -29,33 +29,6 @@ Document = Mapping[str, str]
 def key_of(document: Document) -> str:
     """The SHA-256 of a key document."""
     return hashlib.sha256(json.dumps(dict(document), sort_keys=True).encode()).hexdigest()
-
-
-def hash_tree(*roots: Path, skip: frozenset[str] = frozenset({"__pycache__"})) -> str:
-    """The SHA-256 of files and folders: names, executable bits and contents, not times."""
-    digest = hashlib.sha256()
-    for root in roots:
-        paths = [root] if root.is_file() else sorted(root.rglob("*"))
-        for path in paths:
-            relative = path.relative_to(root.parent)
-            if path.is_dir() or skip.intersection(relative.parts):
-                continue
-            executable = "x" if os.access(path, os.X_OK) else "-"
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{relative.as_posix()} {executable} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file by way of a temporary name in the same folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bake.console import Console
-from bake.errors import BuildError
 from bake.image.build.base import BasePlan
 from bake.image.engine.docker import Engine
 from bake.image.kept import Kept
-from bake.image.oci.model import Image
-from bake.image.oci.saved import load_saved_image
 from bake.lock import Lock
 from bake.manifest.model import Manifest
-from bake.plan.plan import Options, Plan, StepName
+from bake.plan.plan import Plan
 from bake.plan.state import BuildFolder
+from bake.plan.step import Options, StepName
 from bake.settings import Settings
 from bake.weights.store import Store
 
@@ -71,35 +68,3 @@ class Run:
         self.seconds[name] = round(time.monotonic() - began, 3)
         folder.write_record(name, step.document, result)
         return result
-
-
-def result_exists(
-    folder: BuildFolder, engine: Engine, name: StepName, result: Mapping[str, Any]
-) -> bool:
-    """Whether what a finished step made is still in its place."""
-    if name == "base":
-        return engine.image_id(result["image"]) is not None
-    if name == "warmup":
-        return (folder.root / "harvest").is_dir() and (folder.root / "picture.png").is_file()
-    if name in ("environment", "runtime"):
-        blob = Path(result["blob"])
-        return blob.is_file() and blob.stat().st_size == result["size_bytes"]
-    if name == "assemble":
-        return is_saved(folder, result["digest"])
-    if name == "load":
-        return engine.image_id(str(result["reference"])) == str(result["id"])
-    return name == "verify"
-
-
-def is_saved(folder: BuildFolder, digest: str) -> bool:
-    """Whether the folder holds this assembled image."""
-    saved = saved_image(folder)
-    return saved is not None and saved.digest == digest
-
-
-def saved_image(folder: BuildFolder) -> Image | None:
-    """The image that was assembled last."""
-    try:
-        return load_saved_image(folder.root)
-    except BuildError:
-        return None

@@ -25,9 +25,35 @@ from bake.image.registry.push import push_stream
 from bake.image.registry.streamed import StreamedFile, StreamedLayer, facts_of_weights, stream_pin
 from bake.image.verify.scan import LayerFacts
 from bake.lock import Pin
+from bake.plan.state import Document
+from bake.plan.step import Earlier, Situation, Step, StepKind, StepName, new_pins, total_bytes
 from bake.steps.run import Context, Run
 from bake.weights.check import check_weights, inspect_start
 from runtime.worker import Worker
+
+
+def _document(situation: Situation, _earlier: Earlier) -> Document | None:
+    if not situation.streamed:
+        return None
+    pins = [pin for pin in situation.lock.pins if pin.key in situation.streamed]
+    own = {f"weights {pin.key}": pin.sha256 for pin in pins}
+    return {**own, "repository": situation.manifest.image}
+
+
+def _decide(name: StepName, document: Document, situation: Situation, _earlier: Earlier) -> Step:
+    """Always runs, as a push does: only the registry knows what it has."""
+    new = [pin for pin in new_pins(document, situation) if pin.key in situation.streamed]
+    named = f"straight from their sources to the registry: {', '.join(pin.key for pin in new)}"
+    return Step(
+        name=name,
+        document=document,
+        runs=True,
+        why=named if new else "the registry is asked what it lacks of the weights",
+        size_bytes=total_bytes(new),
+    )
+
+
+STREAM = StepKind(name="stream", document=_document, decide=_decide)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,8 @@ from bake.image.verify.image import verify_image
 from bake.image.verify.secrets import SecretScanner
 from bake.image.verify.worker import read_worker, verify_worker
 from bake.lock import Lock
-from bake.plan.plan import pinned_weights
 from bake.plan.state import BuildFolder
+from bake.plan.step import pinned_weights
 from benchmarks.images import can_start_engines, private_engine
 from runtime.worker import WORKER_FILE, Webui, Weights, Worker
 from tests.integration.conftest import ROOT, run

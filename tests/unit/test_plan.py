@@ -1,6 +1,7 @@
 """What runs, what is skipped, and why."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 
 from bake.image.oci.model import RAW_LAYER, Descriptor, Layer, LayerKind, sha256_digest
 from bake.lock import Licence, Lock, Pin
-from bake.manifest.model import Manifest, parse_manifest
-from bake.plan.plan import Known, Options, Plan, StepName, describe_changes, plan_bake
+from bake.manifest.model import parse_manifest
+from bake.pipeline import STEPS
+from bake.plan.plan import Plan, plan_bake
 from bake.plan.state import Record
+from bake.plan.step import Options, Situation, StepName, describe_changes
 
 TEXT = """
 name: example
@@ -37,28 +40,6 @@ LOCK = Lock(
 )
 
 
-def manifest(text: str = TEXT) -> Manifest:
-    return parse_manifest(text, Path("example.yaml"))
-
-
-def known(
-    records: Mapping[str, Record] | None = None,
-    *,
-    gone: StepName | None = None,
-    missing: int = 0,
-    layers: Sequence[Layer] = (),
-) -> Known:
-    def exists(name: StepName, result: Mapping[str, Any]) -> bool:
-        return name != gone
-
-    return Known(
-        record=(records or {}).get,
-        exists=exists,
-        missing_pins=LOCK.pins[len(LOCK.pins) - missing :],
-        layers=layers,
-    )
-
-
 def records_of(plan: Plan) -> dict[str, Record]:
     return {step.name: Record(document=dict(step.document), result={}) for step in plan.steps}
 
@@ -70,11 +51,24 @@ def plan_with(
     lock: Lock = LOCK,
     options: Options = OPTIONS,
     base: Mapping[str, str] = BASE,
-    **found: Any,
+    gone: StepName | None = None,
+    missing: int = 0,
+    layers: Sequence[Layer] = (),
 ) -> Plan:
-    return plan_bake(
-        manifest(text), lock, base=base, options=options, known=known(records, **found)
+    def exists(name: StepName, result: Mapping[str, Any]) -> bool:
+        return name != gone
+
+    situation = Situation(
+        manifest=parse_manifest(text, Path("example.yaml")),
+        lock=lock,
+        options=options,
+        base=base,
+        record=(records or {}).get,
+        exists=exists,
+        missing_pins=lock.pins[len(lock.pins) - missing :],
+        layers=layers,
     )
+    return plan_bake(STEPS, situation)
 
 
 def running(plan: Plan) -> list[str]:
@@ -93,9 +87,7 @@ def test_the_first_bake_runs_everything_in_order() -> None:
 
 def test_an_unknown_size_makes_no_total() -> None:
     lock = Lock(manifest_name="e", family="sdxl", pins=(pin("checkpoint", "a", None),))
-    found = Known(record=lambda _: None, exists=lambda *_: True, missing_pins=lock.pins)
-    plan = plan_bake(manifest(), lock, base=BASE, options=OPTIONS, known=found)
-    assert plan.step("fetch").size_bytes is None
+    assert plan_with(lock=lock, missing=1).step("fetch").size_bytes is None
 
 
 def test_nothing_changed_means_nothing_runs() -> None:
@@ -106,7 +98,9 @@ def test_a_new_checkpoint_spares_the_base_and_the_runtime() -> None:
     moved = Lock(manifest_name="e", family="sdxl", pins=(pin("checkpoint", "c"), LOCK.pins[1]))
     plan = plan_with(records_of(plan_with()), lock=moved)
     assert running(plan) == ["warmup", "assemble", "load", "verify"]
-    assert plan.step("warmup").why == "weights checkpoint changed"
+    assert plan.step("warmup").why == (
+        "weights checkpoint changed (checkpoint.safetensors aaaaaaaa → checkpoint.safetensors cccccccc)"
+    )
 
 
 def test_the_same_bytes_under_another_name_are_warmed_up_with_that_name() -> None:
@@ -115,7 +109,9 @@ def test_the_same_bytes_under_another_name_are_warmed_up_with_that_name() -> Non
         records_of(plan_with()), lock=dataclasses.replace(LOCK, pins=(renamed, LOCK.pins[1]))
     )
     assert running(plan) == ["warmup", "assemble", "load", "verify"]
-    assert plan.step("warmup").why == "weights checkpoint changed"
+    assert plan.step("warmup").why == (
+        "weights checkpoint changed (checkpoint.safetensors aaaaaaaa → other.safetensors aaaaaaaa)"
+    )
 
 
 def test_what_the_lock_says_besides_goes_into_the_image() -> None:
@@ -124,13 +120,13 @@ def test_what_the_lock_says_besides_goes_into_the_image() -> None:
         records_of(plan_with()), lock=dataclasses.replace(LOCK, pins=(licensed, LOCK.pins[1]))
     )
     assert running(plan) == ["assemble", "load", "verify"]
-    assert plan.step("assemble").why == "lock changed"
+    assert re.fullmatch(r"lock changed \([0-9a-f]{8} → [0-9a-f]{8}\)", plan.step("assemble").why)
 
 
 def test_a_new_base_moves_all_that_stands_on_it() -> None:
     plan = plan_with(records_of(plan_with()), base={"Dockerfile.base": "2"})
     assert running(plan) == ["base", "warmup", "assemble", "load", "verify"]
-    assert plan.step("warmup").why == "base changed"
+    assert re.fullmatch(r"base changed \([0-9a-f]{8} → [0-9a-f]{8}\)", plan.step("warmup").why)
 
 
 def test_another_prompt_draws_again_only() -> None:
@@ -140,7 +136,7 @@ def test_another_prompt_draws_again_only() -> None:
 
 def test_another_device_draws_again() -> None:
     plan = plan_with(records_of(plan_with()), options=Options(build_args={}, device="cpu"))
-    assert plan.step("warmup").why == "device changed"
+    assert plan.step("warmup").why == "device changed (auto → cpu)"
 
 
 def test_a_lost_result_is_made_again_and_nothing_else() -> None:
@@ -273,7 +269,7 @@ def test_without_a_harvest_the_webuis_arguments_still_make_another_image() -> No
     records = records_of(plan_with(options=STREAMING, missing=2))
     text = TEXT + "webui: {args: [--medvram]}\n"
     plan = plan_with(records, text=text, options=STREAMING, missing=2)
-    assert plan.step("assemble").why == "webui.args changed"
+    assert plan.step("assemble").why == 'webui.args changed ([] → ["--medvram"])'
 
 
 def test_what_was_streamed_there_before_counts_no_bytes() -> None:
@@ -285,7 +281,25 @@ def test_what_was_streamed_there_before_counts_no_bytes() -> None:
     assert plan.step("push").size_bytes == 1000
 
 
-def test_changes_are_named() -> None:
+def test_changes_are_named_with_what_was_and_what_is() -> None:
     assert describe_changes({"a": "1", "b": "1"}, {"a": "2", "c": "1"}) == (
-        "a changed, c is new, b is gone"
+        "a changed (1 → 2), c is new, b is gone"
     )
+
+
+def test_long_values_and_long_lists_are_shown_short() -> None:
+    before = {"sha": "ab" * 32, "text": "x" * 50, "was": ""}
+    after = {"sha": "cd" * 32, "text": "y" * 50, "was": "set"}
+    assert describe_changes(before, after) == (
+        f"sha changed (abababab → cdcdcdcd), text changed ({'x' * 39}… → {'y' * 39}…), "
+        "was changed (nothing → set)"
+    )
+    many = {f"file {number}": "1" for number in range(9)}
+    assert describe_changes({}, many) == (
+        "file 0 is new, file 1 is new, file 2 is new, file 3 is new, and 5 more"
+    )
+
+
+def test_another_prompt_is_named() -> None:
+    plan = plan_with(records_of(plan_with()), text=TEXT.replace("red circle", "blue square"))
+    assert plan.step("warmup").why == ('warmup.prompt changed ("a red circle" → "a blue square")')

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bake.report import render_html
+from bake.steps.report import render_html
 
 REPORT: dict[str, Any] = {
     "name": "<demo>",

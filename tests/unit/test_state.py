@@ -7,7 +7,8 @@ import pytest
 
 from bake.console import Console
 from bake.errors import MachineError
-from bake.plan.state import BuildFolder, hash_tree, key_of, write_atomically
+from bake.files import hash_tree, write_atomically
+from bake.plan.state import BuildFolder, key_of
 
 QUIET = Console(quiet=True)
 
@@ -78,6 +79,12 @@ def test_a_tree_is_its_names_modes_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a" / "x").chmod(0o644)
     (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
     assert hash_tree(tmp_path / "a") != before
+
+
+@pytest.mark.parametrize("name", ["folder", "file.txt"])
+def test_what_is_not_there_is_not_hashed_as_empty(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"there is no .*{name} to hash"):
+        hash_tree(tmp_path / name)
 
 
 def test_the_order_of_a_document_does_not_matter() -> None:

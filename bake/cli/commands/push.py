@@ -16,8 +16,8 @@ from bake.image.registry.push import PushReport, push_image
 from bake.image.verify.checks import LOCK_LABEL
 from bake.lock import Lock, lock_path, read_lock
 from bake.manifest.model import load_manifest
-from bake.plan.plan import pinned_weights
 from bake.plan.state import BuildFolder
+from bake.plan.step import pinned_weights
 from bake.weights.licences import licence_warnings
 
 

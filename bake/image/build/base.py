@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bake.assets import REPOSITORY
+from bake import assets
 from bake.console import Console
 from bake.errors import BuildError, ManifestError
 from bake.image.build.dockerfile import Dockerfile, hash_context, parse_dockerfile
@@ -29,6 +29,7 @@ from bake.image.build.wheel import (
 from bake.image.engine.docker import Engine
 from bake.manifest.gpus import find_gpu
 from bake.manifest.model import Manifest
+from bake.plan.code import sources_of
 from bake.plan.state import Document, key_of
 from runtime.files.locks import locked
 
@@ -98,6 +99,7 @@ def plan_base(
         "dockerfile": hashlib.sha256(path.read_bytes()).hexdigest(),
         "context": hash_context(context, path),
         **{f"argument {name}": value for name, value in sorted(args.items())},
+        **sources_of(__name__),
     }
     if wheel is not None:
         document["xformers wheel"] = wheel.key
@@ -176,7 +178,7 @@ def _locate(manifest: Manifest) -> tuple[Path, Path]:
     """The Dockerfile and its context; a manifest's own are relative to it."""
     base, folder = manifest.base, manifest.path.absolute().parent
     if base.dockerfile is None:
-        return REPOSITORY / "Dockerfile.base", REPOSITORY / "requirements"
+        return assets.REPOSITORY / "Dockerfile.base", assets.REPOSITORY / "requirements"
     path = (folder / base.dockerfile).resolve()
     context = (folder / base.context).resolve() if base.context else path.parent
     if not context.is_dir():

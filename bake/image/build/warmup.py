@@ -21,7 +21,7 @@ from bake.errors import BuildError
 from bake.image.build.picture import judge_picture
 from bake.image.engine.docker import Engine
 from bake.manifest.model import Warmup
-from bake.plan.plan import DeviceChoice
+from bake.plan.step import DeviceChoice
 from runtime.worker import HOME, WORKER_FILE, Device, Worker
 
 INSIDE = PurePosixPath("/warmup")

@@ -14,7 +14,7 @@ from bake.image.final.sbom import DOCUMENTS_COMMENT, make_documents_layer
 from bake.image.oci.layers import PlacedFile, TreeLayer
 from bake.image.oci.model import CREATED, Image, Layer
 from bake.lock import Lock
-from bake.plan.plan import Harvest
+from bake.plan.step import Harvest
 from runtime.worker import HOME, Weights, Worker
 
 ENTRYPOINT = (f"{HOME}/venv/bin/python", "-m", "runtime")

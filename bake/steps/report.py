@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from bake import __version__
 from bake.console import format_bytes
+from bake.files import write_atomically
 from bake.image.oci.model import Image
-from bake.plan.state import write_atomically
 from runtime.worker import Worker
 
 if TYPE_CHECKING:

@@ -1,0 +1,73 @@
+"""The step `fetch`: every file of the lock is in the store, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bake.plan.state import Document
+from bake.plan.step import (
+    Earlier,
+    Situation,
+    Step,
+    StepKind,
+    StepName,
+    pinned_weights,
+    total_bytes,
+)
+from bake.steps.run import Run
+from bake.steps.stream import check_source
+from bake.weights.check import check_stored
+from bake.weights.fetch import fetch_pin
+
+
+def _document(situation: Situation, _earlier: Earlier) -> Document:
+    return pinned_weights(situation.lock)
+
+
+def _decide(name: StepName, document: Document, situation: Situation, _earlier: Earlier) -> Step:
+    """The store is asked, not a record: another manifest may have brought or removed a file."""
+    missing = situation.missing_pins
+    if not missing:
+        return Step(name=name, document=document, runs=False, why="the store holds every file")
+    names = ", ".join(pin.key for pin in missing)
+    if situation.streamed:
+        why = f"the store is not wanted; it lacks {names}"
+        return Step(name=name, document=document, runs=False, why=why)
+    return Step(
+        name=name,
+        document=document,
+        runs=True,
+        why=f"the store lacks {names}",
+        size_bytes=total_bytes(missing),
+    )
+
+
+FETCH = StepKind(name="fetch", document=_document, decide=_decide)
+
+
+def fetch_weights(run: Run) -> None:
+    """Brings what the store lacks, verified."""
+    context = run.context
+
+    def fetch() -> Mapping[str, Any]:
+        for pin in run.lock.pins:
+            fetch_pin(
+                pin,
+                store=context.store,
+                settings=context.settings,
+                console=context.console,
+                folder=context.manifest.path.parent,
+            )
+        return {}
+
+    run.step("fetch", fetch)
+    # Header reads only, so also of what was there: another manifest may have brought it for another family.
+    for pin in run.lock.pins:
+        if pin.key in run.plan.streamed:
+            warnings = check_source(context, pin)
+        else:
+            path = context.store.path_of(pin.sha256)
+            warnings = check_stored(path, context.manifest, pin)
+        for warning in warnings:
+            context.console.warn(warning)

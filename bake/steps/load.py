@@ -1,0 +1,47 @@
+"""The step `load`: the engine has the image, under the manifest's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bake.image.engine.load import load_image
+from bake.image.oci.model import Image
+from bake.manifest.model import Manifest
+from bake.plan.state import BuildFolder, Document
+from bake.plan.step import Earlier, Situation, StepKind
+from bake.steps.run import Run
+
+if TYPE_CHECKING:
+    from bake.image.engine.docker import Engine
+
+
+def _document(situation: Situation, earlier: Earlier) -> Document | None:
+    return {"image": earlier["assemble"].key} if situation.options.load else None
+
+
+def _exists(_folder: BuildFolder, engine: Engine, result: Mapping[str, Any]) -> bool:
+    return engine.image_id(str(result["reference"])) == str(result["id"])
+
+
+LOAD = StepKind(name="load", document=_document, exists=_exists)
+
+
+def reference_of(manifest: Manifest, image: Image) -> str:
+    """`repository:tag`; without a tag in the manifest, one that names the content."""
+    repository = manifest.image
+    if ":" in repository.rsplit("/", 1)[-1]:
+        return repository
+    return f"{repository}:{image.digest[7:19]}"
+
+
+def load_into_engine(run: Run, image: Image) -> str:
+    """Gives the engine the layers that it lacks, unless it is not to have them. Returns the reference."""
+    reference = reference_of(run.context.manifest, image)
+    if not run.context.options.load:
+        return reference
+
+    def give() -> Mapping[str, Any]:
+        return {"id": load_image(image, run.engine, reference), "reference": reference}
+
+    return str(run.step("load", give)["reference"])

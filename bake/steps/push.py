@@ -1,0 +1,76 @@
+"""The step `push`: the registry has the image under the manifest's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bake.image.oci.model import Image
+from bake.image.registry.push import push_image
+from bake.plan.state import Document
+from bake.plan.step import (
+    Earlier,
+    Situation,
+    Step,
+    StepKind,
+    StepName,
+    new_pins,
+    pinned_weights,
+    total_bytes,
+)
+from bake.steps.load import reference_of
+from bake.steps.run import Run
+from bake.weights.licences import licence_warnings
+
+
+def _document(situation: Situation, earlier: Earlier) -> Document | None:
+    if not situation.options.push:
+        return None
+    return {
+        "image": earlier["assemble"].key,
+        **pinned_weights(situation.lock),
+        "repository": situation.manifest.image,
+    }
+
+
+def _decide(name: StepName, document: Document, situation: Situation, earlier: Earlier) -> Step:
+    """Always runs: it is cheap where nothing is missing, and only the registry knows whether anything is."""
+    is_assembled = not earlier["assemble"].runs
+    new = [pin for pin in new_pins(document, situation) if pin.key not in situation.streamed]
+    named = f"; weights that it had not at the last push: {', '.join(pin.key for pin in new)}"
+    record = situation.record("push")
+    is_first = record is None or record.document.get("repository") != document["repository"]
+    pushed = [] if record is None or is_first else record.result.get("layers", [])
+    there = {layer["digest"] for layer in pushed}
+    others = [
+        layer.size_bytes
+        for layer in situation.layers
+        if layer.kind != "weights" and layer.digest not in there
+    ]
+    why = "the registry is asked what it lacks" + (named if new else "")
+    if not is_assembled:
+        why += f"; not counted: {'the base and ' if is_first else ''}what is made anew"
+    weights = total_bytes(new)
+    return Step(
+        name=name,
+        document=document,
+        runs=True,
+        why=why,
+        size_bytes=None if weights is None else weights + (sum(others) if is_assembled else 0),
+    )
+
+
+PUSH = StepKind(name="push", document=_document, decide=_decide)
+
+
+def push_to_registry(run: Run, image: Image) -> Mapping[str, Any]:
+    """Sends the registry what it lacks; the tag moves last."""
+    reference = reference_of(run.context.manifest, image)
+    for warning in licence_warnings(run.lock):
+        run.context.console.warn(warning)
+
+    def send() -> Mapping[str, Any]:
+        report = push_image(image, reference, console=run.context.console)
+        return report.as_json()
+
+    return run.step("push", send)
