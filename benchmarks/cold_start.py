@@ -37,7 +37,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.report import environment, write_report  # noqa: E402
-from runtime.boot.table import TRICKS  # noqa: E402
+from runtime.boot.choice import TRICKS  # noqa: E402
 from runtime.worker import WEIGHTS_MTIME, Webui, Weights, Worker  # noqa: E402
 
 OFFICIAL_FLAGS = [

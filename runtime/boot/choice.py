@@ -1,8 +1,24 @@
-"""Which tricks are on: what `BAKERY_BOOT` says."""
+"""The tricks by name, and which of them are on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+TRICKS = {
+    "pages": "pages",
+    "weights": "weights",
+    "cpu": "cpu_memory",
+    "pack": "pack",
+    "gc": "collector",
+    "stack": "stack",
+    "ui": "ui",
+    "lazy": "lazy",
+    "gpu": "gpu",
+    "place": "place",
+    "hashes": "hashes",
+}
+"""Name to module of `runtime.boot.tricks`, in the order in which they are installed; each has `install(context)`.
+Imported where it is chosen: off costs nothing."""
 
 
 def choose(text: str, names: Sequence[str]) -> tuple[list[str], list[str]]:

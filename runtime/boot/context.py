@@ -25,6 +25,8 @@ class Context:
         self.is_recording = bool(os.environ.get("BAKERY_RECORD"))
         self.reading: threading.Thread | None = None
         """Reads ahead what the imports need; the checkpoint comes after it."""
+        self.prepared: Any = None
+        """The checkpoint that `weights` prepares (`runtime.boot.tricks.weights.Prepared`)."""
         self.has_model_hook = False
         self.model_is_loaded = False
         self._when_loaded: list[Callable[[], None]] = []

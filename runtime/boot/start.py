@@ -12,12 +12,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 
 from runtime.boot import hooks, timeline
-from runtime.boot.choice import choose
+from runtime.boot.choice import TRICKS, choose
 from runtime.boot.context import Context
-from runtime.boot.table import TRICKS, install_trick
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def install(context: Context, choice: str) -> None:
     context.chosen = tuple(chosen)
     for name in chosen:
         try:
-            install_trick(name, context)
+            import_module(f"runtime.boot.tricks.{TRICKS[name]}").install(context)
         except Exception as error:  # noqa: BLE001  # whatever it is: the webui must start
             timeline.log(f"{name} is off: {error!r}")
     hooks.come_first()

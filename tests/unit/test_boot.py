@@ -16,7 +16,7 @@ import pytest
 from runtime.boot import hooks, read_ahead, timeline
 from runtime.boot.choice import choose
 from runtime.boot.context import Context
-from runtime.boot.tricks import hashes, lazy, pack, pages, room, stack, weights
+from runtime.boot.tricks import cpu_memory, hashes, lazy, pack, pages, stack, weights
 from runtime.worker import WEIGHTS_MTIME
 
 NAMES = ("pages", "gc", "ui")
@@ -275,7 +275,7 @@ def test_header(tmp_path: Path) -> None:
     pad = -(8 + len(json.dumps(header))) % 8
     header["__metadata__"] = {"a": "b" + " " * pad}
     write_safetensors(path, header, bytes(16))
-    late, early = reversed(room.read_header(str(path)))
+    late, early = reversed(weights.read_header(str(path)))
     assert (early.name, early.kind, early.count, early.group) == (
         "y.early",
         "int64",
@@ -289,12 +289,12 @@ def test_header_with_a_type_or_an_offset_that_boot_leaves_to_upstream(tmp_path: 
     path = tmp_path / "a.safetensors"
     write_safetensors(path, {"x": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, b"0")
     with pytest.raises(KeyError, match="F8_E4M3"):
-        room.read_header(str(path))
+        weights.read_header(str(path))
     entry = {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}
     name = "x" if len(json.dumps({"x": entry})) % 2 else "xx"
     write_safetensors(path, {name: entry}, b"00")
     with pytest.raises(ValueError, match="begins at the odd offset"):
-        room.read_header(str(path))
+        weights.read_header(str(path))
 
 
 def write_checkpoint(path: Path) -> None:
@@ -315,7 +315,7 @@ def test_tensors_of_a_component_lie_together_and_aligned(
     tmp_path: Path, to_float: bool, kind: str, begins: int
 ) -> None:
     write_checkpoint(tmp_path / "a.safetensors")
-    groups = room.make_groups(str(tmp_path / "a.safetensors"), to_float=to_float)
+    groups = weights.make_groups(str(tmp_path / "a.safetensors"), to_float=to_float)
     assert [[each.name for each in group.members] for group in groups] == [
         ["a.n"],
         ["a.x", "a.z"],
@@ -334,11 +334,11 @@ def test_touched_memory_is_there_and_stays_zero(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(tmp_path / "a.safetensors")
-    monkeypatch.setattr(room, "TOUCH_BYTES", 700)
-    groups = room.make_groups(str(tmp_path / "a.safetensors"), to_float=True)
-    pieces = [piece for group in groups for piece in room._split(group.allocate())]
+    monkeypatch.setattr(cpu_memory, "TOUCH_BYTES", 700)
+    groups = weights.make_groups(str(tmp_path / "a.safetensors"), to_float=True)
+    pieces = [piece for group in groups for piece in cpu_memory._split(group.allocate())]
     assert sum(size for _, _, size in pieces) == sum(len(group.allocate()) for group in groups)
-    touch = room.Touch(groups)
+    touch = cpu_memory.Touch(groups)
     touch.stop()
     before = groups[0].allocate()[:]
     groups[0].allocate()[:1] = b"x"
@@ -393,7 +393,7 @@ def test_a_copy_that_fails_leaves_the_file_to_the_webui(
     error: Exception,
 ) -> None:
     prepared = prepared_for(tmp_path / "a.safetensors")
-    prepared.make_room()
+    prepared.lay_out()
     assert prepared.groups
     torch = Torch(error)
     monkeypatch.setattr(prepared, "_prepare", lambda _: prepared._copy(torch, [("a", Source())]))

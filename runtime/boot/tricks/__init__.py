@@ -1,1 +1,1 @@
-"""One trick a file; `runtime.boot.table` names them in order."""
+"""One trick a file; `runtime.boot.choice` names them in order."""

@@ -1,17 +1,20 @@
 """`weights`: the checkpoint is read, converted and placed beside the imports, and handed over.
 
-From the start on, threads bring the file into the page cache and, on the CPU, make room for its
-tensors (`runtime.boot.tricks.room`). As soon as torch is there, threads make of every tensor what the webui
-would end with: on the CPU with `--no-half` float32, on CUDA the file's own type on the device, else
+From the start on, threads bring the file into the page cache. As soon as torch is there, threads make of
+every tensor what the webui would end with: on the CPU with `--no-half` float32, on CUDA the file's own type on the device, else
 the file's bytes as they are. `sd_models.read_state_dict` then returns these.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import json
+import mmap
 import os
 import threading
 import time
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -19,12 +22,27 @@ from runtime.boot import timeline
 from runtime.boot.context import Context
 from runtime.boot.hooks import after_import
 from runtime.boot.read_ahead import read_ahead
-from runtime.boot.tricks.room import THREADS, Group, Touch, be_nice, make_groups
 
 PIECE_BYTES = 64 << 20
 """Of the file, copied by one call: each call lets go of the interpreter's lock and waits for it."""
 PART_OF_GPU_MEMORY = 0.6
 """Placed on the device in advance only where it takes no more than this of what is free."""
+ALIGN_BYTES = 512
+"""As torch's own allocators place tensors: kernels choose their way by alignment."""
+TYPES = {
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F32": ("float32", 4),
+    "F64": ("float64", 8),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "U8": ("uint8", 1),
+}
+HALF_TYPES = ("float16", "bfloat16")
+THREADS = 2
+NICE = 10
+"""Imports are what everything waits for; threads that prepare take what they leave."""
 
 
 def install(context: Context) -> None:
@@ -34,7 +52,7 @@ def install(context: Context) -> None:
         return
     prepared = Prepared(os.path.realpath(path), context)
     threading.Thread(target=prepared.read, daemon=True, name="boot-read").start()
-    prepared.make_room()
+    context.prepared = prepared
     after_import("torch", prepared.start, trick="weights")
     after_import("modules.sd_models", prepared.offer, trick="weights")
 
@@ -46,7 +64,8 @@ class Prepared:
         self.path = path
         self.context = context
         self.groups: list[Group] = []
-        self._touch: Touch | None = None
+        self.stop_touching: Callable[[], None] = lambda: None
+        """Set by `cpu_memory`, which touches the groups' memory until torch has come."""
         self.tensors: dict[str, Any] | None = None
         self.device = "cpu"
         self._done = threading.Event()
@@ -59,11 +78,10 @@ class Prepared:
         read_ahead([(self.path, 0, os.path.getsize(self.path))])  # noqa: PTH202
         timeline.write("read checkpoint", began)
 
-    def make_room(self) -> None:
-        """Before torch: where it is known that the tensors will be in main memory."""
-        if self._stays_on_cpu:
-            self.groups = make_groups(self.path, to_float=self._to_float)
-            self._touch = Touch(self.groups)
+    def lay_out(self) -> list[Group]:
+        """Where the tensors will lie, once known."""
+        self.groups = self.groups or make_groups(self.path, to_float=self._to_float)
+        return self.groups
 
     def start(self, torch: ModuleType) -> None:
         self._is_started = True
@@ -78,21 +96,18 @@ class Prepared:
             timeline.log(f"weights is off: {error!r}")
         finally:
             # The tensors alone hold the memory: it goes with the model.
-            self.groups, self._touch = [], None
+            self.groups, self.stop_touching = [], lambda: None
             self._done.set()
 
     def _prepare(self, torch: Any) -> dict[str, Any]:
         self.device = self._choose_device(torch)
-        if not self.groups:
-            self.groups = make_groups(self.path, to_float=self._to_float)
-        if self._touch:
-            self._touch.stop()
+        self.stop_touching()
         whole = torch.UntypedStorage.from_file(self.path, False, os.path.getsize(self.path))  # noqa: PTH202
         # Private pages of the file: what is written to them never reaches it.
         bytes_of_file = torch.empty(0, dtype=torch.uint8).set_(whole)
         made: dict[str, Any] = {}
         copies: list[tuple[Any, Any]] = []
-        for group in self.groups:
+        for group in self.lay_out():
             targets = _pieces(self._memory(torch, group), group.places)
             ranges = [(each.begin, each.count * each.item_bytes) for each in group.members]
             source_type = getattr(torch, group.source_kind)
@@ -137,16 +152,16 @@ class Prepared:
 
     @property
     def _to_float(self) -> bool:
-        return self._stays_on_cpu and self.context.has_flag("--no-half")
+        return self.stays_on_cpu and self.context.has_flag("--no-half")
 
     @property
-    def _stays_on_cpu(self) -> bool:
+    def stays_on_cpu(self) -> bool:
         context = self.context
         flags = ("--no-half", "--lowvram", "--medvram", "--medvram-sdxl", "--lowram")
         return context.option("--use-cpu") is not None or any(map(context.has_flag, flags))
 
     def _choose_device(self, torch: Any) -> str:
-        if self._stays_on_cpu or not torch.cuda.is_available():
+        if self.stays_on_cpu or not torch.cuda.is_available():
             return "cpu"
         free, _ = torch.cuda.mem_get_info()
         size = os.path.getsize(self.path)  # noqa: PTH202
@@ -179,6 +194,79 @@ class Prepared:
         if self.device != "cpu" and sd_models.shared.opts.sd_checkpoint_cache > 0:
             return None  # the cache belongs into main memory
         return {name: flat.view(shape) for name, (flat, shape) in tensors.items()}
+
+
+class Tensor:
+    """One entry of a safetensors header."""
+
+    def __init__(self, name: str, entry: dict[str, Any], base: int) -> None:
+        self.name = name
+        self.kind, self.item_bytes = TYPES[entry["dtype"]]
+        self.shape = tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        self.begin = base + begin
+        self.count = (end - begin) // self.item_bytes
+        if self.begin % self.item_bytes:
+            raise ValueError(f"{name} begins at the odd offset {self.begin}")
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Tensors of one component and type share their memory: `deepcopy` of a VAE copies only that."""
+        return self.name.partition(".")[0], self.kind
+
+
+def read_header(path: str) -> list[Tensor]:
+    """The tensors of a safetensors file in the order of their bytes.
+
+    Raises:
+        ValueError, KeyError: it is no such file, or has a type that `TYPES` lacks.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123
+        length = int.from_bytes(file.read(8), "little")
+        if length > 100 << 20:
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    tensors = [Tensor(name, entry, 8 + length) for name, entry in header.items()]
+    return sorted(tensors, key=lambda tensor: tensor.begin)
+
+
+class Group:
+    """Tensors of one component and type, one after the other in one piece of memory."""
+
+    def __init__(self, members: list[Tensor], *, to_float: bool) -> None:
+        self.members = members
+        self.source_kind = members[0].kind
+        becomes_float = to_float and self.source_kind in HALF_TYPES
+        self.kind = "float32" if becomes_float else self.source_kind
+        self.item_bytes = 4 if becomes_float else members[0].item_bytes
+        step = ALIGN_BYTES // self.item_bytes
+        self.places: list[tuple[int, int]] = []
+        """For each member where it begins and how many items it has."""
+        self.count = 0
+        for each in members:
+            self.places.append((self.count, each.count))
+            self.count += -(-each.count // step) * step
+        self.memory: mmap.mmap | None = None
+
+    def allocate(self) -> mmap.mmap:
+        """The memory, in this machine's main memory; once."""
+        if self.memory is None:
+            size = max(self.count * self.item_bytes, 1)
+            self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return self.memory
+
+
+def make_groups(path: str, *, to_float: bool) -> list[Group]:
+    """The groups of a safetensors file, `to_float` with halves becoming float32.
+
+    Raises:
+        ValueError, KeyError: as `read_header`.
+    """
+    members: dict[tuple[str, str], list[Tensor]] = {}
+    for tensor in read_header(path):
+        members.setdefault(tensor.group, []).append(tensor)
+    return [Group(each, to_float=to_float) for each in members.values()]
 
 
 def _pieces(flat: Any, ranges: list[tuple[int, int]]) -> list[Any]:
@@ -217,3 +305,9 @@ def use_one_core(torch: Any) -> None:
         if "/libgomp" in path:
             ctypes.CDLL("/" + path).omp_set_num_threads(1)
             return
+
+
+def be_nice() -> None:
+    """Lets the other threads of this process go first, where Linux lets it."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
