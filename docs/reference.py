@@ -33,12 +33,16 @@ _TYPES: dict[str, dict[str, Any]] = {
     "identifier": {"type": ["string", "integer"]},
     "strings": {"type": "array", "items": {"type": "string"}},
     "object": {"type": "object"},
+    "list": {"type": "array"},
     "loras": {"type": "array"},
 }
 
 
 def make_schema() -> dict[str, Any]:
-    """JSON Schema of a job's `input`, with the default limits."""
+    """JSON Schema of a job's `input` in its plain spelling, with the default limits.
+
+    Numbers and booleans as strings, which the worker takes as well, are left out for the sake of code generators.
+    """
     properties = {field.name: _property(field) for field in FIELDS}
     properties["override_settings"]["properties"] = {
         name: _property(field) for name, field in OVERRIDES.items()
@@ -49,7 +53,7 @@ def make_schema() -> dict[str, Any]:
         "required": ["name"],
         "properties": {field.name: _property(field) for field in LORA_FIELDS},
     }
-    properties["loras"]["items"] = lora
+    properties["loras"]["items"] = {"anyOf": [{"type": "string"}, lora]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A job's input",
@@ -91,12 +95,16 @@ def _bounds(field: Field) -> str:
         return ", ".join(f"`{each}`" for each in field.choices)
     maximum = f"limit `{field.limit}`" if field.limit else field.maximum
     parts = [
-        f"from {field.minimum:g}" if field.minimum is not None else "",
+        f"from {_number(field.minimum)}" if field.minimum is not None else "",
         f"to {maximum}" if maximum is not None else "",
         f"multiple of {field.multiple_of}" if field.multiple_of else "",
         "or null" if field.nullable else "",
     ]
     return " ".join(filter(None, parts))
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def field_table(section: str) -> str:

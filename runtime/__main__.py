@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from runtime.job.fields import limits_of
+from runtime.job.names import check_allowed
 from runtime.log import Counters, log
 from runtime.settings import Settings, SettingsError
 from runtime.webui.keeper import Keeper
@@ -54,11 +55,15 @@ def main() -> int:
         server = Server(worker, settings, limits=limits, keeper=keeper, counters=counters)
         sdk = {"name": "SDK", "began": began, "ended": time.monotonic()}
         timeline = keeper.wait_until_loaded()
+        check_allowed(keeper.client, settings.allowed_overrides)
         log("INFO", "start", "model loaded", start_s=_age_s(), timeline=[*timeline, sdk])
         return server.run()
     except WebuiProcessError as error:
         log("ERROR", "start", str(error), last_lines=error.last_lines)
         return 3
+    except SettingsError as error:
+        log("ERROR", "start", str(error))
+        return 2
     finally:
         keeper.stop()
         counters.write()

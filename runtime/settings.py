@@ -51,6 +51,11 @@ class Settings:
     webui_log: str = _variable("WEBUI_LOG", "/tmp/bakery/webui.log", "the webui's output, two files of at most 8 MiB")  # noqa: S108  # a container's own /tmp
     # fmt: on
 
+    @property
+    def allowed_overrides(self) -> list[str]:
+        """The names in `override_settings`."""
+        return [each.strip() for each in self.override_settings.split(",") if each.strip()]
+
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Reads every variable.

@@ -9,7 +9,17 @@ from runtime.job.names import Names
 from runtime.worker import Webui, Weights, Worker
 
 NAMES = Names(
-    samplers=("DPM++ 2M", "DPM++ 2M SDE", "DPM++ SDE", "Euler a", "Euler", "LMS", "DPM2 a", "DDIM"),
+    samplers=(
+        "DPM++ 2M",
+        "DPM++ 2M SDE",
+        "DPM++ SDE",
+        "Euler a",
+        "Euler",
+        "LMS",
+        "DPM2 a",
+        "DDIM",
+        "UniPC",
+    ),
     schedulers={
         text: label
         for name, label in {
@@ -23,7 +33,8 @@ NAMES = Names(
         for text in (name, label)
     },
     upscalers=("Latent", "Latent (nearest)", "None", "Lanczos", "R-ESRGAN 4x+"),
-    styles=("cinematic",),
+    styles={"cinematic": ("{prompt}, film still", "cartoon")},
+    has_comments=True,
 )
 DEFAULT_LIMITS = {name: default for name, (default, _) in LIMITS.items()}
 

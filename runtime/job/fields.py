@@ -7,6 +7,7 @@ and processing.py).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,16 @@ from typing import Any, Literal
 from runtime.settings import SettingsError
 
 Kind = Literal[
-    "integer", "number", "boolean", "string", "name", "identifier", "strings", "object", "loras"
+    "integer",
+    "number",
+    "boolean",
+    "string",
+    "name",
+    "identifier",
+    "strings",
+    "object",
+    "list",
+    "loras",
 ]
 Section = Literal["picture", "sampling", "hires", "model", "output", "neutral"]
 
@@ -72,6 +82,16 @@ class Field:
     """The sole values that are accepted, of fields that do nothing in a worker."""
     form: tuple[str, str] | None = None
     """A regular expression for the whole text, and the same in words."""
+    empty: tuple[str, ...] = ()
+    """Spellings that ask for nothing, as null does."""
+    note: str = ""
+    """What the answer says where another value than the default was asked for."""
+
+    def unbounded(self) -> Field:
+        """The same where nothing is made of it: any value of the type will do."""
+        return dataclasses.replace(
+            self, minimum=None, maximum=None, limit=None, multiple_of=None, nullable=True
+        )
 
 
 def _field(name: str, kind: Kind, section: Section, meaning: str, **more: Any) -> Field:
@@ -80,7 +100,7 @@ def _field(name: str, kind: Kind, section: Section, meaning: str, **more: Any) -
 
 def field_like(name: str, present: Any) -> Field:
     """A field for an override that the operator added, typed like the webui's present value."""
-    kinds: dict[type, Kind] = {bool: "boolean", int: "number", float: "number"}
+    kinds: dict[type, Kind] = {bool: "boolean", int: "number", float: "number", list: "strings"}
     return _field(name, kinds.get(type(present), "string"), "model", "added by the operator")
 
 
@@ -88,15 +108,17 @@ def _neutral(name: str, kind: Kind, meaning: str, *only: Any) -> Field:
     return _field(name, kind, "neutral", meaning, default=only[0], only=only)
 
 
-_SIDE: Any = {"default": 512, "minimum": 64, "limit": "side", "multiple_of": 8}
-_TARGET: Any = {"default": 0, "minimum": 0, "limit": "side", "multiple_of": 8}
-_FROM: Any = {"default": -1, "minimum": -1, "limit": "side"}
-_SEED: Any = {"default": -1, "minimum": -1, "maximum": 2**53 - 1}
+_SIDE: Any = {"default": 512, "minimum": 8, "limit": "side", "multiple_of": 8}
+_TARGET: Any = {"default": 0, "minimum": 0, "limit": "side", "multiple_of": 8, "nullable": True}
+_FROM: Any = {"default": -1, "limit": "side"}
+_SEED: Any = {"default": -1, "minimum": -(2**63), "maximum": 2**64 - 1, "nullable": True}
+"""What torch takes."""
 _RATIO: Any = {"minimum": 0, "maximum": 1}
-_SIGMA: Any = {"minimum": 0, "maximum": 1000, "nullable": True}
 _TEXT: Any = {"default": "", "limit": "prompt_chars"}
+_TEXT_HR: Any = {**_TEXT, "nullable": True}
 _COUNT: Any = {"default": 1, "minimum": 1}
 _OR_NULL: Any = {"nullable": True}
+_SWITCH: Any = {"default": False, "nullable": True}
 _OLD = "; names from before v1.9 such as `DPM++ 2M Karras` are split into sampler and scheduler"
 
 # fmt: off
@@ -108,49 +130,51 @@ FIELDS: tuple[Field, ...] = (
     _field("height", "integer", "picture", "pixels", **_SIDE),
     _field("batch_size", "integer", "picture", "pictures drawn at once", **_COUNT, limit="batch_size"),
     _field("n_iter", "integer", "picture", "batches, one after another", **_COUNT, limit="n_iter"),
-    _field("seed", "integer", "picture", "-1: a random one, which the answer names", **_SEED),
-    _field("subseed", "integer", "picture", "seed of the variation", **_SEED),
+    _field("seed", "integer", "picture", "-1 or null: a random one, which the answer names", **_SEED),
+    _field("subseed", "integer", "picture", "seed of the variation; -1 or null: a random one", **_SEED),
     _field("subseed_strength", "number", "picture", "share of the variation", default=0, **_RATIO),
-    _field("seed_resize_from_w", "integer", "picture", "keep the composition of this width", **_FROM),
-    _field("seed_resize_from_h", "integer", "picture", "keep the composition of this height", **_FROM),
+    _field("seed_resize_from_w", "integer", "picture", "keep the composition of this width; 0 and below: off", **_FROM),
+    _field("seed_resize_from_h", "integer", "picture", "keep the composition of this height; 0 and below: off", **_FROM),
     _field("tiling", "boolean", "picture", "a picture that can be tiled", **_OR_NULL),
     _field("restore_faces", "boolean", "picture", "run the face restorer", **_OR_NULL),
 
     _field("steps", "integer", "sampling", "sampling steps", default=50, minimum=1, limit="steps"),
-    _field("cfg_scale", "number", "sampling", "guidance", default=7, minimum=0, maximum=100),
+    _field("cfg_scale", "number", "sampling", "guidance", default=7),
     _field("sampler_name", "name", "sampling", "a sampler of the webui" + _OLD, **_OR_NULL),
     _field("scheduler", "name", "sampling", "a scheduler of the webui", **_OR_NULL),
     _field("sampler_index", "name", "sampling", "older spelling of `sampler_name`, used where that is missing",
            default="Euler", **_OR_NULL),
-    _field("eta", "number", "sampling", "noise of ancestral samplers", minimum=0, maximum=10, **_OR_NULL),
-    _field("s_min_uncond", "number", "sampling", "negative guidance minimum sigma", **_SIGMA),
-    _field("s_churn", "number", "sampling", "sigma churn", **_SIGMA),
-    _field("s_tmin", "number", "sampling", "sigma tmin", **_SIGMA),
-    _field("s_tmax", "number", "sampling", "sigma tmax; 0: no maximum", **_SIGMA),
-    _field("s_noise", "number", "sampling", "sigma noise", **_SIGMA),
+    _field("eta", "number", "sampling", "noise of ancestral samplers", **_OR_NULL),
+    _field("s_min_uncond", "number", "sampling", "negative guidance minimum sigma", **_OR_NULL),
+    _field("s_churn", "number", "sampling", "sigma churn", **_OR_NULL),
+    _field("s_tmin", "number", "sampling", "sigma tmin", **_OR_NULL),
+    _field("s_tmax", "number", "sampling", "sigma tmax; 0: no maximum", **_OR_NULL),
+    _field("s_noise", "number", "sampling", "sigma noise", **_OR_NULL),
 
-    _field("enable_hr", "boolean", "hires", "draw again, larger (hires fix)", default=False),
-    _field("hr_scale", "number", "hires", "factor", default=2, minimum=1, maximum=8),
+    _field("enable_hr", "boolean", "hires", "draw again, larger (hires fix)", **_SWITCH),
+    _field("hr_scale", "number", "hires", "factor", default=2, minimum=0, **_OR_NULL),
     _field("hr_resize_x", "integer", "hires", "target width; 0: by factor", **_TARGET),
     _field("hr_resize_y", "integer", "hires", "target height; 0: by factor", **_TARGET),
     _field("hr_upscaler", "name", "hires", "an upscaler or latent mode of the webui", **_OR_NULL),
     _field("hr_second_pass_steps", "integer", "hires", "steps of the second pass; 0: as the first",
-           default=0, minimum=0, limit="steps"),
+           default=0, minimum=0, limit="steps", **_OR_NULL),
     _field("denoising_strength", "number", "hires", "how far the second pass may go; needed with enable_hr",
            **_RATIO, **_OR_NULL),
-    _field("hr_sampler_name", "name", "hires", "sampler of the second pass" + _OLD, **_OR_NULL),
-    _field("hr_scheduler", "name", "hires", "scheduler of the second pass", **_OR_NULL),
-    _field("hr_prompt", "string", "hires", "prompt of the second pass; empty: the same", **_TEXT),
-    _field("hr_negative_prompt", "string", "hires", "its negative prompt; empty: the same", **_TEXT),
-    _field("hr_checkpoint_name", "name", "hires", "a baked checkpoint for the second pass", **_OR_NULL),
+    _field("hr_sampler_name", "name", "hires", "sampler of the second pass" + _OLD, empty=("Use same sampler",), **_OR_NULL),
+    _field("hr_scheduler", "name", "hires", "scheduler of the second pass", empty=("Use same scheduler",), **_OR_NULL),
+    _field("hr_prompt", "string", "hires", "prompt of the second pass; empty: the same", **_TEXT_HR),
+    _field("hr_negative_prompt", "string", "hires", "its negative prompt; empty: the same", **_TEXT_HR),
+    _field("hr_checkpoint_name", "name", "hires", "a baked checkpoint for the second pass",
+           empty=("Use same checkpoint",), **_OR_NULL),
 
     _field("checkpoint", "name", "model", "a baked checkpoint; the image's first if left out", **_OR_NULL),
-    _field("clip_skip", "integer", "model", "CLIP_stop_at_last_layers", minimum=1, maximum=12, **_OR_NULL),
+    _field("clip_skip", "integer", "model", "CLIP_stop_at_last_layers", minimum=0, maximum=12, **_OR_NULL),
     _field("loras", "loras", "model", "LoRAs to apply: baked ones by `name`, others by `url` or `civitai`",
            limit="loras", **_OR_NULL),
-    _field("refiner_checkpoint", "name", "model", "a baked checkpoint that finishes", **_OR_NULL),
+    _field("refiner_checkpoint", "name", "model", "a baked checkpoint that finishes",
+           empty=("None", "none"), **_OR_NULL),
     _field("refiner_switch_at", "number", "model", "share of steps before it", **_RATIO, **_OR_NULL),
-    _field("disable_extra_networks", "boolean", "model", "ignore `<lora:…>` in prompts", default=False),
+    _field("disable_extra_networks", "boolean", "model", "ignore `<lora:…>` in prompts", **_SWITCH),
     _field("override_settings", "object", "model", "the webui's settings for this job", **_OR_NULL),
 
     _field("image_format", "string", "output", "`png` as the webui made it; `jpeg` and `webp` are made here",
@@ -162,16 +186,22 @@ FIELDS: tuple[Field, ...] = (
            "a result above the endpoint's limit: `error`, or made smaller as `jpeg` or `webp`, or by `s3`",
            default="error", choices=("error", "jpeg", "webp", "s3")),
 
-    _field("do_not_save_samples", "boolean", "neutral", "either; nothing is ever kept", default=False),
-    _field("do_not_save_grid", "boolean", "neutral", "either; nothing is ever kept", default=False),
-    _neutral("override_settings_restore_afterwards", "boolean", "settings never stay", True),
-    _neutral("send_images", "boolean", "pictures are always sent", True),
-    _neutral("save_images", "boolean", "pictures are never kept", False),
+    _field("do_not_save_samples", "boolean", "neutral", "either; nothing is ever kept", **_SWITCH),
+    _field("do_not_save_grid", "boolean", "neutral", "either; nothing is ever kept", **_SWITCH),
+    _field("override_settings_restore_afterwards", "boolean", "neutral", "either; settings never stay", default=True,
+           note="settings last for one job; name them in each request", **_OR_NULL),
+    _field("send_images", "boolean", "neutral", "either; pictures are always sent", default=True,
+           note="the pictures are in the answer always"),
+    _field("save_images", "boolean", "neutral", "either; pictures are never kept", default=False,
+           note="a worker keeps no pictures; they are in the answer"),
+    _field("force_task_id", "string", "neutral", "any; the job has an id already",
+           note="not used; the job has an id already", **_OR_NULL),
+    _field("alwayson_scripts", "object", "neutral",
+           "`Seed`, `Sampler` and `Refiner` as the webui's page has them: their arguments count as the fields that"
+           " they stand for; others without arguments", default={}),
     _neutral("script_name", "string", "no scripts", None, ""),
-    _neutral("script_args", "object", "no scripts", [], None),
-    _neutral("alwayson_scripts", "object", "no scripts", {}, None),
+    _neutral("script_args", "list", "no scripts", [], None),
     _neutral("infotext", "string", "send the fields themselves", None, ""),
-    _neutral("force_task_id", "string", "the job has an id already", None, ""),
     _neutral("firstphase_width", "integer", "use hr_resize_x", 0),
     _neutral("firstphase_height", "integer", "use hr_resize_y", 0),
     _neutral("firstpass_image", "string", "no pictures go in", None),
@@ -183,22 +213,25 @@ LORA_FIELDS: tuple[Field, ...] = (
     _field("url", "string", "model", "https address of a safetensors file on an allowed host", **_OR_NULL),
     _field("civitai", "identifier", "model", "a CivitAI model version's number, or its AIR",
            form=(r"[0-9]{1,12}|urn:air:[A-Za-z0-9_:@+.-]{1,200}", "a model version's number or an AIR"), **_OR_NULL),
-    _field("scale", "number", "model", "strength", default=1, minimum=-10, maximum=10, **_OR_NULL),
-    _field("hash", "string", "model", "SHA-256 of the file, or its first 10 or more digits",
-           form=(r"[0-9a-fA-F]{10,64}", "10 to 64 hexadecimal digits of the SHA-256"), **_OR_NULL),
+    _field("scale", "number", "model", "strength", default=1, **_OR_NULL),
+    _field("weight", "number", "model", "another word for `scale`", **_OR_NULL),
+    _field("hash", "string", "model",
+           "SHA-256 of the file, or its first 10 or more digits (CivitAI's AutoV2), or the 12 of its AutoV3",
+           form=(r"[0-9a-fA-F]{10,64}", "10 to 64 hexadecimal digits of the SHA-256, or the 12 of AutoV3"), **_OR_NULL),
 )
 
 _OVERRIDES: tuple[Field, ...] = (
-    _field("CLIP_stop_at_last_layers", "integer", "model", "clip skip", minimum=1, maximum=12),
+    _field("CLIP_stop_at_last_layers", "integer", "model", "clip skip", minimum=0, maximum=12),
     _field("sd_model_checkpoint", "name", "model", "a baked checkpoint"),
     _field("sd_vae", "name", "model", "the baked VAE, `Automatic` or `None`"),
-    _field("eta_noise_seed_delta", "integer", "model", "ENSD", minimum=0, maximum=2**31 - 1),
+    _field("eta_noise_seed_delta", "integer", "model", "ENSD", minimum=-(2**31), maximum=2**31 - 1),
     _field("eta_ancestral", "number", "model", "eta of ancestral samplers", **_RATIO),
     _field("eta_ddim", "number", "model", "eta of DDIM", **_RATIO),
     _field("token_merging_ratio", "number", "model", "token merging", minimum=0, maximum=0.9),
     _field("token_merging_ratio_hr", "number", "model", "in hires fix", minimum=0, maximum=0.9),
     _field("randn_source", "string", "model", "noise from", choices=("GPU", "CPU", "NV")),
     _field("emphasis", "string", "model", "prompt weights", choices=("None", "Ignore", "Original", "No norm")),
+    _field("enable_prompt_comments", "boolean", "model", "`#` in a prompt hides the rest of the line; off in a worker"),
     _field("sgm_noise_multiplier", "boolean", "model", "SGM noise multiplier"),
     _field("always_discard_next_to_last_sigma", "boolean", "model", "discard a sigma"),
     _field("sd_noise_schedule", "string", "model", "noise schedule", choices=("Default", "Zero Terminal SNR")),

@@ -131,7 +131,7 @@ class Handler:
     def _ask_webui(self) -> tuple[Names, dict[str, Any]]:
         """What it offers, and the present values of the settings that the operator allows in addition."""
         client = self.keeper.client
-        extra = [each.strip() for each in self.settings.override_settings.split(",")]
+        extra = self.settings.allowed_overrides
         config_file = Path(self.worker.webui.config_file)
         values = pin_settings(client, config_file, [*OVERRIDES, *extra])
         return read_names(client), {key: values[key] for key in extra if key in values}
@@ -171,6 +171,7 @@ class Handler:
                 "image": {**image, "webui": worker.webui.version},
                 "attempts": drawing.attempts,
                 "degraded": drawing.degraded,
+                "notes": list(request.notes),
             },
         }
 

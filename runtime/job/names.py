@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.job.values import suggest
+from runtime.settings import SettingsError
 from runtime.webui.client import WebuiAnswerError, WebuiClient
+
+OWN_SCHEDULE = {"DDIM", "PLMS", "UniPC", "DPM fast", "DPM adaptive"}
+"""Samplers that draw the same picture whatever the scheduler (seen with v1.9.3)."""
+BROWNIAN = {"DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"}
+"""Samplers whose noise cannot be had from a negative seed (torchsde: numpy's SeedSequence)."""
+LEAST_STEPS = {"UniPC": 3}
+_INERT = re.compile(
+    r"api_(enable_requests|forbid_local_requests|useragent)"  # barred from the API
+    r"|cross_attention_optimization|fp8_storage|cache_fp16_weight"  # read when the model is loaded
+    r"|temp_dir|gradio_theme|(samples|grid)_save|return_grid|save_.*|outdir_.*"  # nothing is kept
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +35,10 @@ class Names:
     """Accepted spelling → label: the webui knows a scheduler by its name and by its label."""
     upscalers: tuple[str, ...]
     """Upscalers and latent modes: what `hr_upscaler` may be."""
-    styles: tuple[str, ...]
+    styles: Mapping[str, tuple[str, str]]
+    """Name → prompt and negative prompt."""
+    has_comments: bool = False
+    """Whether this webui hides what follows a `#` in a prompt, unless told not to."""
 
     @property
     def old_samplers(self) -> tuple[str, ...]:
@@ -61,8 +78,30 @@ def read_names(client: WebuiClient) -> Names:
         samplers=tuple(each["name"] for each in ask("samplers")),
         schedulers=schedulers,
         upscalers=tuple(each["name"] for each in upscalers),
-        styles=tuple(each["name"] for each in ask("prompt-styles")),
+        styles={
+            each["name"]: (each.get("prompt") or "", each.get("negative_prompt") or "")
+            for each in ask("prompt-styles")
+        },
+        has_comments="enable_prompt_comments" in client.options(),
     )
+
+
+def check_allowed(client: WebuiClient, names: Iterable[str]) -> None:
+    """Settings that the operator lets requests override: each must be one, and do something in one job.
+
+    Raises:
+        SettingsError: names that the webui lacks, or of which it makes nothing.
+        WebuiError: it did not answer.
+    """
+    wrong = []
+    present = client.options() if names else {}
+    for name in names:
+        if name not in present:
+            wrong.append(f"this webui has no setting {name!r}{suggest(name, present)}")
+        elif _INERT.fullmatch(name):
+            wrong.append(f"{name!r} does nothing in a single job")
+    if wrong:
+        raise SettingsError(f"BAKERY_OVERRIDE_SETTINGS: {'; '.join(wrong)}")
 
 
 def pin_settings(client: WebuiClient, config_file: Path, keys: Iterable[str]) -> dict[str, Any]:

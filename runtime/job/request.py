@@ -6,18 +6,27 @@ Pure: no network, no files. What the webui would ignore in silence, or answer wi
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import FieldError, JobError
+from runtime.job.checks import check_samplers, check_seeds, check_sizes, count_images
 from runtime.job.fields import BY_NAME, FIELDS, LORA_FIELDS, OVERRIDES, SYNONYMS, Field, field_like
 from runtime.job.names import Names
+from runtime.job.prompts import (
+    LORA_KINDS,
+    drawn_texts,
+    find_tags,
+    network_name,
+    without_comments,
+)
+from runtime.job.scripts import fields_of_script
 from runtime.job.values import cut, describe, read_value, suggest
 from runtime.worker import Worker
 
-_TAG = re.compile(r"<(\w+):([^>]+)>")
 _LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LORA_BY_NAME = {each.name: each for each in LORA_FIELDS}
 _OUTPUT = {each.name for each in FIELDS if each.section == "output"}
@@ -27,10 +36,8 @@ _NOT_THE_WEBUIS = {
     "checkpoint",
     *(e.name for e in FIELDS if e.section in {"output", "neutral"}),
 }
-_HIRES_SILENT = {"hr_upscaler", "denoising_strength"}
-"""Sent with every request by common clients, whether hires fix is on or not."""
-_OWN_SCHEDULE = {"DDIM", "PLMS", "UniPC", "DPM fast", "DPM adaptive"}
-"""Samplers that draw the same picture whatever the scheduler (seen with v1.9.3)."""
+_HIRES = {e.name for e in FIELDS if e.section == "hires"} - {"enable_hr"}
+_WITHOUT_HIRES = {e.name: e.unbounded() if e.name in _HIRES else e for e in FIELDS}
 _MAX_ERRORS = 50
 
 
@@ -73,6 +80,8 @@ class Request:
     images: int
     """How many pictures must come back."""
     output: OutputOptions
+    notes: Sequence[str] = ()
+    """What was accepted although a worker makes nothing of it, or does it another way; for the answer."""
 
 
 def parse_request(
@@ -109,12 +118,15 @@ def parse_request(
 
 
 class _Parser:
-    """Collects errors while it reads; one instance for each request."""
+    """Collects errors and notes while it reads; one instance for each request."""
 
     def __init__(
         self, worker: Worker, names: Names, limits: Mapping[str, int], extra: Mapping[str, Any]
     ) -> None:
         self.errors: list[FieldError] = []
+        self._notes: list[str] = []
+        self._unused: dict[str, Any] = {}
+        self._sampler_field = "sampler_name"
         self._names = names
         self._limits = limits
         self._overrides = {**OVERRIDES, **{key: field_like(key, extra[key]) for key in extra}}
@@ -126,23 +138,27 @@ class _Parser:
 
     def parse(self, value: Mapping[Any, object]) -> Request:
         """The request; worth nothing if there are errors."""
-        given = self._read(value, BY_NAME, "", "there is no such field")
-        self._resolve_samplers(given)
+        given = self._read_fields(value)
         self._check_names(given)
-        self._check_sizes(given)
-        self._check_hires(given)
-        loras = self._read_loras(given.get("loras", []))
-        mentioned = self._check_tags(given, loras)
         overrides = self._read_overrides(given)
-        payload = {key: item for key, item in given.items() if key not in _NOT_THE_WEBUIS}
+        self.errors += [
+            *check_sizes(given, self._limits),
+            *check_samplers(given),
+            *check_seeds(given, overrides),
+        ]
+        loras = self._read_loras(given.get("loras", []))
+        mentioned = self._check_prompts(given, overrides, loras)
+        payload = {**self._unused, **given}
+        payload = {key: item for key, item in payload.items() if key not in _NOT_THE_WEBUIS}
         payload.update(override_settings=overrides, send_images=True, save_images=False)
         return Request(
             payload=payload,
             loras=loras,
             prompt_loras=mentioned,
             checkpoint=overrides.get("sd_model_checkpoint", self._checkpoints[0]),
-            images=given.get("batch_size", 1) * given.get("n_iter", 1),
+            images=count_images(given),
             output=OutputOptions(**{key: given[key] for key in _OUTPUT if key in given}),
+            notes=self._notes[:_MAX_ERRORS],
         )
 
     def _wrong(self, field: str, message: str) -> None:
@@ -168,55 +184,96 @@ class _Parser:
         given = {}
         for name, field in table.items():
             item = value.get(name)
-            is_empty = item is None or (item == "" and field.kind == "name")
+            is_empty = item is None or (item == "" and field.kind == "name") or item in field.empty
             if name not in value or (is_empty and field.nullable):
                 continue
             try:
                 given[name] = read_value(field, item, self._limits)
             except ValueError as error:
                 self._wrong(f"{where}{name}", str(error))
+                continue
+            if field.note and given[name] != field.default:
+                self._notes.append(f"{where}{name}: {field.note}")
         return given
 
-    def _resolve_samplers(self, given: dict[str, Any]) -> None:
+    def _read_fields(self, value: Mapping[Any, object]) -> dict[str, Any]:
+        """The request's own fields, without those of passes that it does not ask for."""
+        is_on = True
+        with contextlib.suppress(ValueError):
+            asked = value.get("enable_hr")
+            is_on = asked is not None and read_value(BY_NAME["enable_hr"], asked, self._limits)
+        table = BY_NAME if is_on else _WITHOUT_HIRES
+        given = self._read(value, table, "", "there is no such field")
         older = given.pop("sampler_index", None)
-        where = "sampler_name"
-        if older is not None and where not in given:
-            given[where], where = older, "sampler_index"
-        self._resolve_sampler(given, where, "sampler_name", "scheduler")
+        if older is not None and "sampler_name" not in given:
+            given["sampler_name"], self._sampler_field = older, "sampler_index"
+        if not is_on:
+            self._set_aside(given, _HIRES, "enable_hr")
+        elif "denoising_strength" not in given:
+            # Its API has no default for it, and fails with a TypeError.
+            self._wrong("denoising_strength", "is needed with enable_hr")
+        self._resolve_samplers(given)
+        self._read_scripts(given)
+        if "refiner_checkpoint" not in given:
+            self._set_aside(given, {"refiner_switch_at"}, "refiner_checkpoint")
+        return given
+
+    def _set_aside(self, given: dict[str, Any], names: Collection[str], switch: str) -> None:
+        """Fields of what is off: sent on as they are, since the webui makes nothing of them either."""
+        unused = {each: given.pop(each) for each in list(given) if each in names}
+        self._unused.update(unused)
+        asked = [each for each in unused if unused[each] != BY_NAME[each].default]
+        if asked:
+            self._notes.append(f"{', '.join(asked)}: not used without {switch}")
+
+    def _read_scripts(self, given: dict[str, Any]) -> None:
+        for name, script in given.get("alwayson_scripts", {}).items():
+            where = f"alwayson_scripts.{cut(name)}."
+            try:
+                stands_for = self._read(fields_of_script(name, script), BY_NAME, where, "")
+            except ValueError as error:
+                self._wrong("alwayson_scripts", str(error))
+                continue
+            self._resolve_samplers(stands_for)
+            taken = [key for key in stands_for if key not in given]
+            for key, item in stands_for.items():
+                if given.setdefault(key, item) != item:
+                    self._wrong(f"{where}{key}", f"contradicts the field {key}")
+            what = f"taken as {', '.join(taken)}" if taken else "asks for nothing more"
+            self._notes.append(f"{where.removesuffix('.')}: {what}")
+
+    def _resolve_samplers(self, given: dict[str, Any]) -> None:
+        """Splits the names from before v1.9; what the webui does not offer, or ignores, is an error."""
+        self._resolve_sampler(given, self._sampler_field, "sampler_name", "scheduler")
         self._resolve_sampler(given, "hr_sampler_name", "hr_sampler_name", "hr_scheduler")
 
     def _resolve_sampler(
         self, given: dict[str, Any], where: str, sampler_key: str, scheduler_key: str
     ) -> None:
-        """Splits the names from before v1.9; what the webui does not offer, or ignores, is an error."""
         sampler, scheduler = given.get(sampler_key), given.get(scheduler_key)
-        known, schedulers = self._names.old_samplers, self._names.schedulers
+        schedulers = self._names.schedulers
         if scheduler is not None:
             self._know(scheduler_key, scheduler, schedulers, "the webui has no such scheduler")
-        asked = schedulers.get(scheduler or "", "Automatic")
-        if sampler is not None:
-            given[sampler_key], label = self._names.split_sampler(sampler)
-            if label is None:
-                self._know(where, sampler, known, "the webui has no such sampler")
-            else:
-                if asked not in {label, "Automatic"}:
-                    self._wrong(scheduler_key, f"{asked!r} contradicts {where} {sampler!r}")
-                given[scheduler_key] = asked = label
-        drawn_by = given.get(sampler_key) or given.get("sampler_name")
-        if drawn_by in _OWN_SCHEDULE and asked != "Automatic":
-            self._wrong(scheduler_key, f"has no effect on {drawn_by}, which has its own schedule")
+            # By its name `automatic` the webui draws without the schedule that the label stands for.
+            scheduler = given[scheduler_key] = schedulers.get(scheduler, "Automatic")
+        if sampler is None:
+            return
+        given[sampler_key], label = self._names.split_sampler(sampler)
+        if label is None:
+            known = self._names.old_samplers
+            self._know(where, sampler, known, "the webui has no such sampler")
+            return
+        if scheduler not in {None, label, "Automatic"}:
+            self._wrong(scheduler_key, f"{scheduler!r} contradicts {where} {sampler!r}")
+        given[scheduler_key] = label
 
     def _check_names(self, given: dict[str, Any]) -> None:
-        upscaler = given.get("hr_upscaler")
-        # Common clients send one with every request; without hires fix it does nothing.
-        if upscaler and given.get("enable_hr"):
+        if "hr_upscaler" in given:
             known = self._names.upscalers
-            self._know("hr_upscaler", upscaler, known, "the webui has no such upscaler")
+            self._know("hr_upscaler", given["hr_upscaler"], known, "the webui has no such upscaler")
         for style in given.get("styles", ()):
             problem = f"the webui has no style {cut(style)!r}"
             self._know("styles", style, self._names.styles, problem)
-        if "refiner_switch_at" in given and "refiner_checkpoint" not in given:
-            self._wrong("refiner_switch_at", "has no effect without refiner_checkpoint")
         for key in ("checkpoint", "hr_checkpoint_name", "refiner_checkpoint"):
             if key in given:
                 given[key] = self._checkpoint(key, given[key])
@@ -228,41 +285,19 @@ class _Parser:
         self._know(where, name, self._checkpoints, problem)
         return name
 
-    def _check_sizes(self, given: Mapping[str, Any]) -> None:
-        images, most = given.get("batch_size", 1) * given.get("n_iter", 1), self._limits["images"]
-        if images > most:
-            self._wrong("batch_size", f"x n_iter is {images}, at most {most} are allowed")
-        width, height = given.get("width", 512), given.get("height", 512)
-        if given.get("enable_hr"):
-            across, down = given.get("hr_resize_x", 0), given.get("hr_resize_y", 0)
-            # The webui enlarges until both are reached, then cuts off what is too much.
-            scale = max(across / width, down / height) or given.get("hr_scale", 2)
-            width, height = int(width * scale), int(height * scale)
-        pixels, most = width * height, self._limits["pixels"]
-        if pixels > most:
-            self._wrong("width", f"x height is {pixels} pixels, at most {most} are allowed")
-
-    def _check_hires(self, given: Mapping[str, Any]) -> None:
-        """Without `enable_hr` the webui ignores these; values that ask for nothing may stay."""
-        if given.get("enable_hr"):
-            # Its API has no default for it, and fails with a TypeError.
-            if "denoising_strength" not in given:
-                self._wrong("denoising_strength", "is needed with enable_hr")
-            return
-        for field in FIELDS:
-            asks = field.section == "hires" and field.name not in _HIRES_SILENT
-            if asks and given.get(field.name, field.default) not in {field.default, None}:
-                self._wrong(field.name, "has no effect without enable_hr")
-
     def _read_loras(self, value: Sequence[object]) -> list[LoraRequest]:
         loras = []
         for number, item in enumerate(value):
             where = f"loras[{number}]"
-            if not isinstance(item, dict):
-                self._wrong(where, f"must be an object, not {describe(item)}")
+            entry = {"name": item} if isinstance(item, str) else item
+            if not isinstance(entry, dict):
+                self._wrong(where, f"must be an object or a name, not {describe(item)}")
                 continue
             before = len(self.errors)
-            read = self._read(item, _LORA_BY_NAME, f"{where}.", "there is no such field")
+            read = self._read(entry, _LORA_BY_NAME, f"{where}.", "there is no such field")
+            weight = read.pop("weight", None)
+            if weight is not None and read.setdefault("scale", weight) != weight:
+                self._wrong(f"{where}.weight", "contradicts scale")
             if len(self.errors) == before:
                 self._check_lora(read, where)
             if len(self.errors) == before:
@@ -287,29 +322,59 @@ class _Parser:
         elif not self._loras[name].startswith(read.get("hash", "").lower()):
             self._wrong(f"{where}.hash", f"the baked file's SHA-256 is {self._loras[name]}")
 
-    def _check_tags(self, given: Mapping[str, Any], loras: Sequence[LoraRequest]) -> list[str]:
-        """`<lora:name:…>` in prompts: only baked ones, only where the webui reads them."""
-        mentioned: list[str] = []
+    def _check_prompts(
+        self, given: Mapping[str, Any], overrides: dict[str, Any], loras: Sequence[LoraRequest]
+    ) -> list[str]:
+        """The LoRAs that the prompts and their styles name; switches off what would hide a part of them."""
+        texts = drawn_texts(given, self._names)
+        if self._names.has_comments and any("#" in each for each in texts.values()):
+            if overrides.setdefault("enable_prompt_comments", False):
+                texts = {key: without_comments(text) for key, text in texts.items()}
+            else:
+                self._notes.append("prompt: what follows a # is drawn (no comments)")
         requested = [each.name for each in loras]
-        for key in ("prompt", "hr_prompt", "negative_prompt", "hr_negative_prompt"):
-            for kind, arguments in _TAG.findall(given.get(key, "")):
-                name = arguments.split(":")[0]
-                if "negative" in key:
-                    self._wrong(key, f"<{cut(kind)}:…> has no effect in a negative prompt")
-                elif kind not in {"lora", "lyco"}:
-                    self._wrong(key, f"<{cut(kind)}:…> is nothing that this worker has")
-                elif name not in self._loras:
-                    hint = self._suggest(name, self._loras)
-                    self._wrong(key, f"no LoRA {cut(name)!r} is baked{hint}; see the field loras")
-                elif name in requested:
-                    self._wrong(key, f"names the LoRA {name!r}, which loras has as well")
-                else:
-                    mentioned.append(name)
         for number, name in enumerate(requested):
             if name in requested[:number]:
                 self._wrong(f"loras[{number}].name", f"{name!r} is there twice")
-        if given.get("disable_extra_networks") and (loras or mentioned):
+        if given.get("disable_extra_networks") and loras:
             self._wrong("disable_extra_networks", "switches off the LoRAs that are asked for")
+        mentioned: list[str] = []
+        for key, text in texts.items():
+            tags = list(find_tags(text))
+            if "negative" in key:
+                for kind in {kind for kind, _ in tags} & (LORA_KINDS | {"hypernet"}):
+                    self._wrong(key, f"<{kind}:…> has no effect in a negative prompt")
+            elif given.get("disable_extra_networks"):
+                self._notes += [f"{key}: its tags are not used (disable_extra_networks)"] * bool(
+                    tags
+                )
+            else:
+                mentioned += self._check_tags(key, tags, requested)
+        return list(dict.fromkeys(mentioned))
+
+    def _check_tags(
+        self, where: str, tags: Iterable[tuple[str, list[str]]], requested: Collection[str]
+    ) -> list[str]:
+        """The LoRAs of one prompt: baked ones, each once, with arguments that the webui can use."""
+        mentioned: list[str] = []
+        for kind, arguments in tags:
+            if kind not in LORA_KINDS:
+                self._wrong(where, f"<{cut(kind)}:…> is nothing that this worker has")
+                continue
+            try:
+                name = network_name(kind, arguments)
+            except ValueError as error:
+                self._wrong(where, str(error))
+                continue
+            if name not in self._loras:
+                hint = self._suggest(name, self._loras)
+                self._wrong(where, f"no LoRA {cut(name)!r} is baked{hint}; see the field loras")
+            elif name in requested:
+                self._wrong(where, f"names the LoRA {name!r}, which loras has as well")
+            elif name in mentioned:
+                self._wrong(where, f"names the LoRA {name!r} twice; the webui would use one weight")
+            else:
+                mentioned.append(name)
         return mentioned
 
     def _read_overrides(self, given: Mapping[str, Any]) -> dict[str, Any]:

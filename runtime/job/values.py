@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -19,9 +20,15 @@ _KINDS: Mapping[str, tuple[str, Any]] = {
     "identifier": ("a string or a whole number", (str, int)),
     "strings": ("a list of strings", list),
     "object": ("an object", dict),
-    "loras": ("a list of objects", list),
+    "list": ("a list", list),
+    "loras": ("a list of objects or names", list),
 }
 """In words, and the types that JSON gives it."""
+_TRUTHS: Mapping[object, bool] = {
+    **dict.fromkeys((1, "1", "on", "t", "true", "y", "yes"), True),
+    **dict.fromkeys((0, "0", "off", "f", "false", "n", "no"), False),
+}
+"""What the webui's pydantic 1 takes for a boolean; true and false are equal to 1 and 0."""
 
 
 def read_value(field: Field, item: object, limits: Mapping[str, int]) -> Any:
@@ -31,8 +38,9 @@ def read_value(field: Field, item: object, limits: Mapping[str, int]) -> Any:
         ValueError: what is wrong with it, to be put behind the field's name.
     """
     if field.only is not None:
-        if any(item == each and type(item) is type(each) for each in field.only):
-            return item
+        with contextlib.suppress(ValueError):
+            if (value := None if item is None else _convert(field.kind, item)) in field.only:
+                return value
         raise ValueError(f"is not possible in a worker: {field.meaning}")
     value = _convert(field.kind, item)
     for text in value if field.kind == "strings" else [value]:
@@ -47,17 +55,39 @@ def read_value(field: Field, item: object, limits: Mapping[str, int]) -> Any:
 
 
 def _convert(kind: str, item: object) -> Any:
+    """As the webui's pydantic 1 converts, but for what would change a value (20.7 steps, true as a number)."""
     words, types = _KINDS[kind]
-    if kind == "integer" and isinstance(item, float) and item.is_integer():
-        item = int(item)  # JSON from other languages may spell 20 as 20.0
-    fits = isinstance(item, types) and isinstance(item, bool) == (kind == "boolean")
-    if isinstance(item, float):
-        fits = fits and math.isfinite(item)
+    value: object = item
     if kind == "strings" and isinstance(item, list):
-        fits = all(isinstance(each, str) for each in item)
+        value = [_as_text(each) for each in item]
+    elif kind in {"string", "name"}:
+        value = _as_text(item)
+    elif kind == "boolean" and isinstance(item, (str, int, float)):
+        value = _TRUTHS.get(item.lower() if isinstance(item, str) else item)
+    elif kind in {"integer", "number"} and isinstance(item, str):
+        with contextlib.suppress(ValueError):
+            value = (int if kind == "integer" else float)(item)
+    elif kind == "integer" and isinstance(item, float) and item.is_integer():
+        value = int(item)  # JSON from other languages may spell 20 as 20.0
+    fits = isinstance(value, types) and isinstance(value, bool) == (kind == "boolean")
+    if isinstance(value, float):
+        fits = fits and math.isfinite(value)
+    if kind == "strings" and isinstance(value, list):
+        fits = all(isinstance(each, str) for each in value)
     if not fits:
         raise ValueError(f"must be {words}, not {describe(item)}")
-    return str(item) if kind == "identifier" else item
+    return str(value) if kind == "identifier" else value
+
+
+def _as_text(item: object) -> object:
+    """A number as the text that pydantic makes of it; anything else as it is."""
+    is_number = isinstance(item, (int, float)) and not isinstance(item, bool)
+    return str(item) if is_number and not _is_huge(item) else item
+
+
+def _is_huge(item: object) -> bool:
+    """Python turns whole numbers above 4,300 digits into no text."""
+    return isinstance(item, int) and abs(item) > 10**1000
 
 
 def _check_text(text: object) -> None:

@@ -53,7 +53,7 @@ def test_the_schema_has_every_field_and_allows_no_other() -> None:
         "minimum": 1,
         "maximum": 150,
     }
-    assert schema["properties"]["send_images"]["enum"] == [True]
+    assert schema["properties"]["script_name"]["enum"] == [None, ""]
     assert schema["properties"]["styles"]["type"] == ["array", "null"]
 
 

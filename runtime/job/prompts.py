@@ -1,0 +1,85 @@
+"""What stands in prompts besides words: tags of networks, saved styles, comments. Pure.
+
+The forms are those of webui v1.9.3 (modules/extra_networks.py, extensions-builtin/Lora/extra_networks_lora.py): a tag
+that it cannot use makes it draw without any LoRA, with a line in its log only.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from runtime.job.names import Names
+from runtime.job.values import cut
+
+LORA_KINDS = {"lora", "lyco"}
+_TAG = re.compile(r"<(\w+):([^>]+)>")
+_COMMENT = re.compile(r"#[^\n]*")
+_POSITIONAL: tuple[Callable[[str], float], ...] = (float, float, int)
+_NAMED: Mapping[str, Callable[[str], float]] = {"te": float, "unet": float, "dyn": int}
+_FORM = "the forms are <lora:name:0.8> and <lora:name:0.8:0.6>, with the weights of text encoder and unet"
+
+
+def drawn_texts(given: Mapping[str, Any], names: Names) -> dict[str, str]:
+    """The texts that the webui draws, by the field that they come from; styles are in them, comments too."""
+    styles = [names.styles.get(each, ("", "")) for each in given.get("styles", ())]
+    texts = {key: given.get(key, "") for key in ("prompt", "negative_prompt")}
+    for key in ("prompt", "negative_prompt"):
+        if given.get("enable_hr") and given.get(f"hr_{key}"):
+            texts[f"hr_{key}"] = given[f"hr_{key}"]
+    return {
+        key: _styled(text, [s["negative" in key] for s in styles]) for key, text in texts.items()
+    }
+
+
+def _styled(text: str, styles: list[str]) -> str:
+    for style in styles:
+        text = style.replace("{prompt}", text) if "{prompt}" in style else f"{text}, {style}"
+    return text
+
+
+def without_comments(text: str) -> str:
+    """What the webui leaves of a prompt while comments are on."""
+    return _COMMENT.sub("", text)
+
+
+def find_tags(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Kind and arguments of each tag."""
+    for kind, arguments in _TAG.findall(text):
+        yield kind, arguments.split(":")
+
+
+def network_name(kind: str, arguments: list[str]) -> str:
+    """The name in a tag, its other arguments checked.
+
+    Raises:
+        ValueError: the webui cannot use it, or would make nothing of a part of it.
+    """
+    named = [each.split("=") for each in arguments if each.count("=") == 1]
+    positional = [each for each in arguments if each.count("=") != 1]
+    if not positional:
+        raise ValueError(f"<{kind}:{cut(arguments[0])}> has no name; {_FORM}")
+    name, *rest = positional
+    for text, read in zip(rest, _POSITIONAL, strict=False):
+        _check_number(kind, name, text, read)
+    for key, text in named:
+        if key in _NAMED:
+            _check_number(kind, name, text, _NAMED[key])
+    unused = [*rest[len(_POSITIONAL) :], *(f"{key}=…" for key, _ in named if key not in _NAMED)]
+    if unused:
+        raise ValueError(
+            f"<{kind}:{cut(name)}:…>: the webui makes nothing of {cut(unused[0])!r}; {_FORM}"
+        )
+    return name
+
+
+def _check_number(kind: str, name: str, text: str, read: Callable[[str], float]) -> None:
+    try:
+        is_number = math.isfinite(read(text))
+    except ValueError:
+        is_number = False
+    if not is_number:
+        what = "a whole number" if read is int else "a number"
+        raise ValueError(f"<{kind}:{cut(name)}:…>: {cut(text)!r} is not {what}; {_FORM}")
