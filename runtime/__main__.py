@@ -21,6 +21,7 @@ from runtime.job.fields import limits_of
 from runtime.job.names import check_allowed
 from runtime.log import Counters, log
 from runtime.settings import Settings, SettingsError
+from runtime.webui.client import WebuiError
 from runtime.webui.keeper import Keeper
 from runtime.webui.process import WebuiProcess, WebuiProcessError
 from runtime.worker import WORKER_FILE, Device, Worker
@@ -61,9 +62,9 @@ def main() -> int:
     except WebuiProcessError as error:
         log("ERROR", "start", str(error), last_lines=error.last_lines)
         return 3
-    except SettingsError as error:
+    except (SettingsError, WebuiError) as error:
         log("ERROR", "start", str(error))
-        return 2
+        return 2 if isinstance(error, SettingsError) else 3
     finally:
         keeper.stop()
         counters.write()

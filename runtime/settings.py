@@ -39,7 +39,7 @@ class Settings:
     progress_s: float = _variable("PROGRESS_S", 2.0, "least time between progress reports; 0: none")
     max_response_mb: float = _variable("MAX_RESPONSE_MB", 10.0, "the endpoint's limit for a result: 10 for /run, 20 for /runsync")
     bucket: str = _variable("BUCKET", "", "S3 bucket; month and year as the SDK does it if left out")
-    override_settings: str = _variable("OVERRIDE_SETTINGS", "", "further names allowed in override_settings, with commas between")
+    override_settings: str = _variable("OVERRIDE_SETTINGS", "", "further names allowed in override_settings, with commas between; one that does nothing ends the start")
     lora_hosts: str = _variable("LORA_HOSTS", "civitai.com,huggingface.co", "hosts that LoRAs may be fetched from; `none`")
     lora_cache: str = _variable("LORA_CACHE", "", "folder of fetched LoRAs; on the network volume if there is one")
     lora_cache_mb: float = _variable("LORA_CACHE_MB", 4000.0, "the least recently used go first")

@@ -69,6 +69,8 @@ class FakeWebui:
             "live_previews_enable": True,
             "CLIP_stop_at_last_layers": 1,
             "samples_format": "png",
+            "samples_save": True,
+            "enable_prompt_comments": True,
         }
 
     def call(self, method: str, path: str, payload: Any) -> None:

