@@ -38,7 +38,7 @@ def main() -> int:
         log("ERROR", "start", str(error))
         return 2
     webui = WebuiProcess(
-        worker.command(choose_device(settings.device), boot=settings.boot != "plain"),
+        worker.command(choose_device(settings.device)),
         cwd=worker.webui.directory,
         port=worker.webui.port,
         log_file=Path(settings.webui_log),

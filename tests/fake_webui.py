@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from runtime.webui.client import WebuiAnswerError, WebuiError, WebuiUnreachableError
 from runtime.webui.process import WebuiProcessError
 
+_TAG = re.compile(r"<lora:([^:>]+)")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -19,6 +21,8 @@ class FakeWebui:
 
     `script` holds what happens in each call of txt2img, in order: an exception to raise, a function to
     call with the payload, or a dict of changes to the answer's info. After its end every call succeeds.
+    As the real one under boot it says how many layers of each LoRA were applied; `counts` in a dict
+    changes that by the LoRA's name, and `"bakery": None` makes it a webui that boot does not know.
     """
 
     def __init__(self, *script: Any) -> None:
@@ -122,12 +126,25 @@ def make_answer(payload: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     count = payload.get("batch_size", 1) * payload.get("n_iter", 1)
     seed = payload.get("seed", 7)
     overrides = payload.get("override_settings", {})
+    passes = [payload.get("prompt", "")]
+    if payload.get("enable_hr"):
+        passes.append(payload.get("hr_prompt") or passes[0])
+    tags = [_TAG.findall(prompt) for prompt in passes]
+    # The webui's own list is that of the last pass, and has whatever it could load.
+    listed = {"Lora hashes": ", ".join(f"{name}: abc" for name in tags[-1])} if tags[-1] else {}
+    applied = {"layers": 10, "matched": 10, "applied": 10, "failed": 0, "has_effect": True}
+    counts = changes.get("counts", {})
+    names = dict.fromkeys(name for each in tags for name in each)
     info = {
         "all_seeds": [seed + number for number in range(count)],
         "infotexts": [f"picture {number}" for number in range(count)],
         "sd_model_name": overrides.get("sd_model_checkpoint", "base"),
-        "extra_generation_params": {},
-        **changes,
+        "extra_generation_params": listed,
+        "bakery": {
+            "loras": [{"name": name, **applied, **counts.get(name, {})} for name in names],
+            "interrupted": False,
+        },
+        **{key: value for key, value in changes.items() if key != "counts"},
     }
     image = base64.b64encode(PNG + bytes(100)).decode()
     return {"images": [image] * count, "parameters": dict(payload), "info": json.dumps(info)}

@@ -1,8 +1,8 @@
 """Runs the script with the chosen tricks.
 
 Order: what reads ahead starts first, because the disk is idle while the interpreter works; then the
-import hooks; then the script. The timeline's event `model`, for which the runtime waits, is written
-with every choice of tricks, `plain` included.
+import hooks; then the script. With every choice of tricks, `plain` included, the timeline's event
+`model`, for which the runtime waits, is written, and jobs are kept apart (`runtime.boot.jobs`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from runtime.boot import hooks, timeline
+from runtime.boot import hooks, jobs, timeline
 from runtime.boot.choice import TRICKS, choose
 from runtime.boot.context import Context
 
@@ -43,6 +43,7 @@ def install(context: Context, choice: str) -> None:
             f"BAKERY_BOOT names no trick: {', '.join(unknown)} (there are {', '.join(TRICKS)})"
         )
     context.watch_model()
+    jobs.install()
     context.chosen = tuple(chosen)
     for name in chosen:
         try:

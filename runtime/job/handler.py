@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 
 from runtime.errors import JobError
 from runtime.job.fields import OVERRIDES
+from runtime.job.honoured import Honoured, check_honoured, read_info
 from runtime.job.lora import Applied, LoraStore
 from runtime.job.names import Names, pin_settings, read_names
 from runtime.job.request import Request, parse_request
@@ -102,11 +102,12 @@ class Handler:
             payload = _with_tags(request.payload, loras)
             drawing = await self.generator.draw(payload, deadline=deadline, on_progress=on_progress)
         with _timed(timings, "output_s"):
-            info = _info(drawing.answer)
-            _check_honoured(request, loras, drawing, info)
+            info, proof = read_info(drawing.answer)
+            drawn = len(drawing.answer["images"])
+            honoured = check_honoured(request, loras, drawn=drawn, info=info, proof=proof)
             return await asyncio.to_thread(
                 deliver,
-                self._compose(request, loras, drawing, info),
+                self._compose(request, honoured, drawing, info),
                 request.output,
                 infotexts=info.get("infotexts") or [],
                 job_id=str(job.get("id", "job")),
@@ -154,7 +155,7 @@ class Handler:
             prepare.cancel()
 
     def _compose(
-        self, request: Request, loras: Sequence[Applied], drawing: Drawing, info: Mapping[str, Any]
+        self, request: Request, honoured: Honoured, drawing: Drawing, info: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The output, its pictures still as the webui gave them."""
         worker, checkpoints = self.worker, self.worker.of_role("checkpoint")
@@ -166,7 +167,8 @@ class Handler:
             "info": drawing.answer.get("info", ""),
             "bakery": {
                 "seeds": info.get("all_seeds", []),
-                "loras": [dataclasses.asdict(each) for each in loras],
+                "loras": honoured.loras,
+                "notes": honoured.notes,
                 "model": {"name": model.name, "sha256": model.sha256},
                 "image": {**image, "webui": worker.webui.version},
                 "attempts": drawing.attempts,
@@ -181,34 +183,6 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     timings[name] = round(time.monotonic() - began, 4)
-
-
-def _check_honoured(
-    request: Request, loras: Sequence[Applied], drawing: Drawing, info: Mapping[str, Any]
-) -> None:
-    """The webui draws on in silence where it does not find a model or a LoRA."""
-    drawn = len(drawing.answer["images"])
-    if drawn < request.images:
-        what = f"the webui drew {drawn} of {request.images} pictures"
-        raise JobError("generation_failed", what)
-    if (model := info.get("sd_model_name")) != request.checkpoint:
-        what = f"the webui drew with another checkpoint than {request.checkpoint!r}"
-        raise JobError("not_honoured", what, detail=f"with {model!r}")
-    text = str((info.get("extra_generation_params") or {}).get("Lora hashes", ""))
-    applied = {each.split(":")[0].strip() for each in text.split(",")}
-    asked = {name: name for name in request.prompt_loras}
-    asked.update({each.tag: each.name for each in loras if each.scale})
-    if missing := [name for tag, name in asked.items() if tag not in applied]:
-        what = f"the webui drew without {', '.join(missing)}"
-        raise JobError("lora_not_applied", what, detail=text)
-
-
-def _info(answer: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        info = json.loads(answer.get("info") or "{}")
-    except ValueError:
-        return {}
-    return info if isinstance(info, dict) else {}
 
 
 def _with_tags(payload: Mapping[str, Any], loras: Sequence[Applied]) -> dict[str, Any]:

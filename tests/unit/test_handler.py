@@ -91,10 +91,8 @@ def test_the_output_is_the_webuis_with_what_it_was_made_with() -> None:
     json.dumps(output)
 
 
-def test_a_baked_lora_is_put_in_front_and_must_show_in_the_infotext() -> None:
-    applied = {"extra_generation_params": {"Lora hashes": "detail: abc, blue-pencil: def"}}
-    webui = FakeWebui(applied, {"extra_generation_params": {"Lora hashes": "blue-pencil: def"}})
-    bench = Bench(webui)
+def test_a_baked_lora_is_put_in_front_and_its_layers_are_counted() -> None:
+    bench = Bench(webui := FakeWebui())
     value = {
         "prompt": "an <lora:x a fox <lora:blue-pencil:1>".replace("<lora:x ", ""),
         "loras": [{"name": "detail", "scale": 0.55}],
@@ -109,23 +107,111 @@ def test_a_baked_lora_is_put_in_front_and_must_show_in_the_infotext() -> None:
             "sha256": "d" * 64,
             "source": "baked",
             "was_cached": True,
+            "layers": 10,
+            "applied": 10,
         }
     ]
-    error = bench.error(value)
-    assert error["code"] == "lora_not_applied"
-    assert error["message"] == "the webui drew without detail"
+    assert output["bakery"]["notes"] == []
+    assert "bakery" not in json.loads(output["info"])
+
+
+FAILED = {"matched": 8, "applied": 6, "failed": 2}
+
+
+@pytest.mark.parametrize(
+    ("counts", "why"),
+    [
+        ({"matched": 0, "applied": 0, "has_effect": False}, "none of its 10 layers is one of this"),
+        ({"applied": 0, "has_effect": False}, "none of its 10 layers took part in the drawing"),
+        ({"has_effect": False}, "all its changes are zero"),
+        (FAILED, "2 of 8 layers failed"),
+        (
+            {**FAILED, "reason": "\"addmm_impl_cpu_\" not implemented for 'Half'"},
+            "2 of 8 layers failed: its precision cannot be computed here",
+        ),
+        (
+            {**FAILED, "reason": "The size of tensor a (3) must match the size of tensor b (4)"},
+            "2 of 8 layers failed: its shapes are not those of this model's layers",
+        ),
+        (
+            {
+                "layers": 0,
+                "matched": 0,
+                "applied": 0,
+                "reason": "AssertionError: Could not find a module type (out of /webui/x)",
+            },
+            "a layer's parts are of no kind that the webui knows",
+        ),
+        (
+            {"matched": 0, "applied": 0, "reason": "OSError: /webui/x"},
+            "the webui could not read it",
+        ),
+    ],
+)
+@pytest.mark.parametrize("value", [{"loras": [{"name": "detail"}]}, {"prompt": "<lora:detail:1>"}])
+def test_a_lora_that_was_not_applied_fails_the_job_with_the_reason(
+    counts: dict[str, Any], why: str, value: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = Bench(FakeWebui({"counts": {"detail": counts}})).error(value)
+    assert (error["code"], error["retryable"]) == ("lora_not_applied", False)
+    assert error["message"].startswith(f"the webui drew without detail ({why}")
+    assert '"layers\\": ' in capsys.readouterr().out
+
+
+def test_a_lora_of_scale_zero_asks_for_nothing() -> None:
+    zero = {"counts": {"detail": {"applied": 0, "has_effect": False}}}
+    assert "images" in Bench(FakeWebui(zero)).run({"loras": [{"name": "detail", "scale": 0}]})
+
+
+def test_a_lora_that_was_applied_in_part_is_noted() -> None:
+    part = {"counts": {"detail": {"matched": 7, "applied": 7}}}
+    ours = Bench(FakeWebui(part)).run({"loras": [{"name": "detail"}]})["bakery"]
+    assert (ours["loras"][0]["layers"], ours["loras"][0]["applied"]) == (10, 7)
+    assert ours["notes"] == [
+        "the LoRA 'detail' is for another model in part: 7 of its 10 layers were applied"
+    ]
+
+
+def test_a_webui_that_boot_does_not_know_is_held_against_its_list() -> None:
+    unknown = {"bakery": None}
+    webui = FakeWebui(unknown, {**unknown, "extra_generation_params": {"Lora hashes": "other: a"}})
+    ours = Bench(webui).run({"loras": [{"name": "detail"}]})["bakery"]
+    assert (ours["loras"][0]["layers"], ours["loras"][0]["applied"]) == (None, None)
+    assert ours["notes"] == [
+        "the webui listed the LoRAs as loaded; which of their layers it applied cannot be seen here"
+    ]
+    error = Bench(webui).error({"loras": [{"name": "detail"}]})
+    assert (error["code"], error["message"]) == (
+        "lora_not_applied",
+        "the webui drew without detail",
+    )
+
+
+HIRES = {"enable_hr": True, "denoising_strength": 0.5}
+
+
+@pytest.mark.parametrize("changes", [{}, {"bakery": None}])
+def test_each_pass_may_have_a_lora_of_its_own(changes: dict[str, Any]) -> None:
+    value = {**HIRES, "prompt": "<lora:detail:1>a", "hr_prompt": "<lora:blue-pencil:1>b"}
+    bench = Bench(FakeWebui(changes, changes))
+    assert "images" in bench.run(value)
+    assert "images" in bench.run({**value, "n_iter": 2})
+
+
+def test_an_interrupted_picture_is_none() -> None:
+    error = Bench(FakeWebui({"bakery": {"loras": [], "interrupted": True}})).error()
+    assert (error["code"], error["message"]) == ("generation_failed", "the drawing was interrupted")
 
 
 def test_a_prompt_cannot_swallow_the_tag() -> None:
-    webui = FakeWebui({"extra_generation_params": {"Lora hashes": "detail: abc"}})
+    webui = FakeWebui()
     Bench(webui).run({"prompt": "> <lora:oops", "loras": [{"name": "detail", "scale": 1e-05}]})
     assert webui.payloads[0]["prompt"] == "<lora:detail:0.00001>> <lora:oops"
 
 
 def test_the_second_pass_has_the_loras_too_where_it_has_a_prompt_of_its_own() -> None:
-    applied = {"extra_generation_params": {"Lora hashes": "detail: abc"}}
-    webui = FakeWebui(applied, applied)
-    hires = {"enable_hr": True, "denoising_strength": 0.5, "loras": [{"name": "detail"}]}
+    webui = FakeWebui()
+    hires = {**HIRES, "loras": [{"name": "detail"}]}
     bench = Bench(webui)
     bench.run({**hires, "prompt": "a", "hr_prompt": "b"})
     bench.run({**hires, "prompt": "a", "hr_prompt": ""})

@@ -1,0 +1,133 @@
+"""Every job begins from the same state, and its answer says what was applied; on with every choice of tricks.
+
+What a job of webui v1.9.3 leaves behind for the next one, and what is done about it:
+
+- Conditionings are cached by a key that lacks settings (`comma_padding_backtrack` and others), the size that
+  hires fix enlarges to (which SDXL is told) and whether LoRAs were on. Here the key has all that a request
+  can set. A cached one also gives back what its making would have added to the infotext.
+- `disable_extra_networks` leaves the last job's LoRAs on. Here they are taken off first.
+- A setting that config.json lacks is not put back. Here its default is noted before it is overridden.
+- A noise schedule that a setting rescaled becomes the next checkpoint's own, if that file has none. Here a
+  checkpoint is loaded over the schedule of its own.
+
+The answer's `info` gets `"bakery": {"loras": […], "interrupted": …}` (see `runtime.boot.applied`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runtime.boot import applied, timeline
+from runtime.boot.applied import Passes
+from runtime.boot.hooks import after_import
+
+EVENT = "jobs"
+"""In the timeline: jobs are watched."""
+_Infotext = dict[str, Any]
+
+
+def install() -> None:
+    """Hooks into the webui's modules as they are imported; another script is left alone."""
+    passes = applied.install()
+    after_import("modules.processing", lambda module: _watch(module, passes), trick=EVENT)
+    after_import("modules.sd_models", _keep_schedule, trick=EVENT)
+
+
+def _watch(processing: Any, passes: Passes) -> None:
+    draw, base = processing.process_images, processing.StableDiffusionProcessing
+    make_conds, make_json = base.get_conds_with_caching, processing.Processed.js
+
+    def process_images(p: Any) -> Any:
+        passes.begin()
+        _begin(processing, p)
+        result = draw(p)
+        state = processing.state
+        was_interrupted = bool(state.interrupted or state.skipped)
+        result.bakery = {"loras": passes.end(), "interrupted": was_interrupted}
+        return result
+
+    def get_conds_with_caching(
+        self: Any, function: Any, required_prompts: Any, steps: Any, caches: Any, *rest: Any
+    ) -> Any:
+        return _make_once(
+            caches,
+            _shape(self, required_prompts),
+            lambda usable: make_conds(self, function, required_prompts, steps, usable, *rest),
+            processing.model_hijack.extra_generation_params,
+        )
+
+    def js(self: Any) -> str:
+        text: str = make_json(self)
+        said = getattr(self, "bakery", None)
+        return text if said is None else f'{text[:-1]}, "bakery": {json.dumps(said)}}}'
+
+    processing.process_images, processing.Processed.js = process_images, js
+    base.get_conds_with_caching = get_conds_with_caching
+    timeline.write(EVENT, 0.0, 0.0)
+
+
+def _begin(processing: Any, p: Any) -> None:
+    opts = processing.opts
+    for key in p.override_settings:
+        if key not in opts.data and (option := opts.data_labels.get(key)) is not None:
+            opts.data[key] = option.default
+    if p.disable_extra_networks and (networks := sys.modules.get("networks")) is not None:
+        networks.load_networks([])
+
+
+def _shape(p: Any, prompts: Any) -> tuple[Any, ...]:
+    """What shapes a conditioning beside the webui's own key."""
+    loaded = getattr(sys.modules.get("networks"), "loaded_networks", ())
+    networks = [(n.name, n.mtime, n.te_multiplier, n.unet_multiplier, n.dyn_dim) for n in loaded]
+    size = getattr(prompts, "width", None), getattr(prompts, "height", None)
+    return dict(p.override_settings), networks, size
+
+
+def _make_once(
+    caches: Sequence[list[Any]],
+    shape: tuple[Any, ...],
+    make: Callable[[list[list[Any]]], Any],
+    infotext: _Infotext,
+) -> Any:
+    """From a cache whose third entry is `shape`; else made, and kept in the first.
+
+    A cache is the webui's own `[key, conditioning]`, to which the shape and the infotext are added.
+    """
+    first, *others = caches
+    if first[2:3] != [shape]:
+        first[0] = None
+    before, outer = first[0], dict(infotext)
+    infotext.clear()
+    result = make([first, *(cache for cache in others if cache[2:3] == [shape])])
+    if first[0] is not before or len(first) < 4:
+        first[2:] = [shape, dict(infotext)]
+        own = first[3]
+    else:
+        own = next((cache[3] for cache in caches if cache[1] is result and len(cache) > 3), {})
+    infotext.clear()
+    infotext.update(_join(outer, own))
+    return result
+
+
+def _join(outer: _Infotext, own: _Infotext) -> _Infotext:
+    """As the webui joins the hashes of embeddings: the new ones in front, each prompt's once."""
+    joined = {**outer, **own}
+    for key in outer.keys() & own.keys():
+        if key == "TI hashes":
+            new, old = own[key], outer[key]
+            joined[key] = old if old == new or old.startswith(f"{new}, ") else f"{new}, {old}"
+    return joined
+
+
+def _keep_schedule(sd_models: Any) -> None:
+    upstream = sd_models.load_model_weights
+
+    def load_model_weights(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(model, "alphas_cumprod_original"):
+            model.alphas_cumprod = model.alphas_cumprod_original
+        return upstream(model, *args, **kwargs)
+
+    sd_models.load_model_weights = load_model_weights
