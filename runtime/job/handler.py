@@ -168,12 +168,11 @@ class Handler:
             "bakery": {
                 "seeds": info.get("all_seeds", []),
                 "loras": honoured.loras,
-                "notes": honoured.notes,
                 "model": {"name": model.name, "sha256": model.sha256},
                 "image": {**image, "webui": worker.webui.version},
                 "attempts": drawing.attempts,
                 "degraded": drawing.degraded,
-                "notes": list(request.notes),
+                "notes": [*request.notes, *honoured.notes],
             },
         }
 
