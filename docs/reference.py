@@ -145,7 +145,8 @@ def settings_table() -> str:
     rows = []
     for each in dataclasses.fields(Settings):
         shown = f"{each.default:g}" if isinstance(each.default, float) else each.default
-        default = f"`{shown}`" if each.default not in {"", False} else ""
+        has_default = each.default not in {"", False, dataclasses.MISSING}
+        default = f"`{shown}`" if has_default else ""
         rows.append(f"| `{each.metadata['variable']}` | {default} | {each.metadata['meaning']} |")
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 

@@ -17,14 +17,15 @@ import sys
 import time
 from pathlib import Path
 
+from runtime.errors import SettingsError
 from runtime.job.fields import limits_of
 from runtime.job.names import check_allowed
 from runtime.log import Counters, log
-from runtime.settings import Settings, SettingsError
+from runtime.settings import Settings
 from runtime.webui.client import WebuiError
 from runtime.webui.keeper import Keeper
 from runtime.webui.process import WebuiProcess, WebuiProcessError
-from runtime.worker import WORKER_FILE, Device, Worker
+from runtime.worker import Device, Worker
 
 
 def main() -> int:
@@ -32,8 +33,8 @@ def main() -> int:
     counters = Counters()
     try:
         settings = Settings.from_environment()
-        worker = Worker.load(Path(os.environ.get("BAKERY_WORKER_FILE") or WORKER_FILE))
-        limits = limits_of(worker.limits, os.environ)
+        worker = Worker.load(Path(settings.worker_file))
+        limits = limits_of(worker.limits, settings.limits)
     except (SettingsError, ValueError, OSError) as error:
         log("ERROR", "start", str(error))
         return 2
@@ -41,6 +42,7 @@ def main() -> int:
         worker.command(choose_device(settings.device)),
         cwd=worker.webui.directory,
         port=worker.webui.port,
+        timeline=Path(settings.timeline),
         log_file=Path(settings.webui_log),
     )
     keeper = Keeper(webui, settings, counters)

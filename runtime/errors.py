@@ -30,6 +30,10 @@ CODES = {
 """Whether the same request may work later, and the meaning of each code."""
 
 
+class SettingsError(Exception):
+    """A variable has a value that cannot be used; the worker does not start with a guess."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FieldError:
     """What is wrong with one field."""

@@ -127,6 +127,8 @@ def _reports_on_their_way() -> bool:
 
 def _tokens(settings: Settings) -> dict[str, str]:
     """Who may see which token."""
-    variables = {settings.civitai_url: "CIVITAI_TOKEN", "https://huggingface.co": "HF_TOKEN"}
-    tokens = {origin: os.environ.get(name, "") for origin, name in variables.items()}
+    tokens = {
+        settings.civitai_url: settings.civitai_token,
+        "https://huggingface.co": settings.hf_token,
+    }
     return {origin: token for origin, token in tokens.items() if token}

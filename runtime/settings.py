@@ -8,16 +8,24 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+from runtime.errors import SettingsError
+from runtime.job.fields import LIMITS
+from runtime.webui.process import DEFAULT_TIMELINE
+from runtime.worker import WORKER_FILE
 
-class SettingsError(Exception):
-    """A variable has a value that cannot be used; the worker does not start with a guess."""
+_LIMIT = "BAKERY_MAX_"
 
 
 def _variable(name: str, default: Any, meaning: str, *choices: str) -> Any:
     """A field that `$BAKERY_<name>` sets; the type is the default's."""
-    about = {"variable": f"BAKERY_{name}", "meaning": meaning, "choices": choices}
-    return field(default=default, metadata=about)
+    return _of_that_name(f"BAKERY_{name}", default, meaning, *choices)
+
+
+def _of_that_name(name: str, default: Any, meaning: str, *choices: str, shown: bool = True) -> Any:
+    about = {"variable": name, "meaning": meaning, "choices": choices, "shown": shown}
+    return field(default=default, metadata=about, repr=shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +57,19 @@ class Settings:
     civitai_url: str = _variable("CIVITAI_URL", "https://civitai.com", "CivitAI, or a mirror of it")
     log_prompts: bool = _variable("LOG_PROMPTS", False, "`1` writes prompts to the log")
     webui_log: str = _variable("WEBUI_LOG", "/tmp/bakery/webui.log", "the webui's output, two files of at most 8 MiB")  # noqa: S108  # a container's own /tmp
+    worker_file: str = _variable("WORKER_FILE", WORKER_FILE, "what the image knows of itself")
+    timeline: str = _variable("TIMELINE", DEFAULT_TIMELINE, "the start's events, one JSON object a line")
+    test_output: str = _variable("TEST_OUTPUT", "", "file that each result is written to as JSON, as `bake verify` wants it")
+    civitai_token: str = _of_that_name("CIVITAI_TOKEN", "", "sent to CivitAI, nowhere else", shown=False)
+    hf_token: str = _of_that_name("HF_TOKEN", "", "sent to Hugging Face, nowhere else", shown=False)
     # fmt: on
+    limits: Mapping[str, int] = field(
+        default_factory=dict,
+        metadata={
+            "variable": f"{_LIMIT}<LIMIT>",
+            "meaning": "lowers a [limit of a request](request.md#limits), e.g. `BAKERY_MAX_SIDE`",
+        },
+    )
 
     @property
     def allowed_overrides(self) -> list[str]:
@@ -66,29 +86,66 @@ class Settings:
         environment = os.environ if environment is None else environment
         values: dict[str, Any] = {}
         wrong: list[str] = []
-        for each in dataclasses.fields(cls):
-            name = each.metadata["variable"]
-            text = environment.get(name, "").strip()
-            if text:
-                try:
-                    values[each.name] = _parse(text, each.default, each.metadata["choices"])
-                except ValueError as error:
-                    wrong.append(f"{name}={text!r}: {error}")
+        table = {each.metadata["variable"]: each for each in dataclasses.fields(cls)}
+        for name, text in ((name, environment[name].strip()) for name in sorted(environment)):
+            try:
+                if name in table and text:
+                    values[table[name].name] = _parse(text, table[name])
+                elif name.startswith(_LIMIT) and text:
+                    values.setdefault("limits", {})[_limit(name)] = _natural(text)
+            except ValueError as error:
+                is_shown = name not in table or table[name].metadata["shown"]
+                wrong.append(f"{name}={text!r}: {error}" if is_shown else f"{name}: {error}")
         if wrong:
             raise SettingsError("; ".join(wrong))
         return cls(**values)
 
 
-def _parse(text: str, default: Any, choices: tuple[str, ...]) -> Any:
+def _limit(variable: str) -> str:
+    name = variable.removeprefix(_LIMIT).lower()
+    if name not in LIMITS:
+        raise ValueError(f"is no limit; there are {', '.join(LIMITS)}")
+    return name
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("is not a number above 0")
+    return int(text)
+
+
+def _parse(text: str, variable: dataclasses.Field[Any]) -> Any:
+    choices: tuple[str, ...] = variable.metadata["choices"]
+    default: Any = variable.default
     if choices and text not in choices:
         raise ValueError(f"is not one of {', '.join(choices)}")
     if isinstance(default, bool):
         if text.lower() not in {"0", "1", "false", "true"}:
             raise ValueError("is neither 0 nor 1")
         return text.lower() in {"1", "true"}
+    if not variable.metadata["shown"] and not all("!" <= each <= "~" for each in text):
+        raise ValueError("holds spaces or other characters that no token has")
+    if variable.name.endswith("_url"):
+        return _read_url(text)
     if isinstance(default, str):
         return text
-    number = type(default)(text)
+    try:
+        number = type(default)(text)
+    except ValueError:
+        number = -1
     if not math.isfinite(number) or number < 0:
-        raise ValueError("is not a number from 0 on")
+        kind = "whole number" if isinstance(default, int) else "number"
+        raise ValueError(f"is not a {kind} from 0 on")
     return number
+
+
+def _read_url(text: str) -> str:
+    from runtime.files.policy import is_loopback_host  # noqa: PLC0415  # only where one is set
+
+    url = urlsplit(text)  # raises ValueError itself
+    is_safe = url.scheme == "https" or (
+        url.scheme == "http" and is_loopback_host(url.hostname or "")
+    )
+    if not is_safe or not url.hostname or url.username is not None:
+        raise ValueError("is not an https address without user and password")
+    return text.rstrip("/")

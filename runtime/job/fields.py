@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from runtime.settings import SettingsError
+from runtime.errors import SettingsError
 
 Kind = Literal[
     "integer",
@@ -41,25 +41,17 @@ LIMITS = {
 """Default and meaning of each limit. An image sets its own; `$BAKERY_MAX_<NAME>` lowers them."""
 
 
-def limits_of(given: Mapping[str, int], environment: Mapping[str, str]) -> dict[str, int]:
-    """The image's limits (`given`), lowered where `$BAKERY_MAX_<NAME>` is lower.
+def limits_of(given: Mapping[str, int], lowered: Mapping[str, int]) -> dict[str, int]:
+    """The image's limits (`given`), or the operator's (`lowered`, `runtime.settings`) where those are lower.
 
     Raises:
-        SettingsError: the image names a limit that does not exist, or a variable is no number above 0.
+        SettingsError: the image names a limit that does not exist.
     """
     unknown = sorted(set(given) - set(LIMITS))
     if unknown:
         raise SettingsError(f"worker.json has unknown limits: {', '.join(unknown)}")
-    limits = {name: default for name, (default, _) in LIMITS.items()}
-    limits.update(given)
-    for name in LIMITS:
-        variable = f"BAKERY_MAX_{name.upper()}"
-        text = environment.get(variable, "").strip()
-        if text and (not text.isdecimal() or int(text) < 1):
-            raise SettingsError(f"{variable}={text!r} is not a number above 0")
-        if text:
-            limits[name] = min(limits[name], int(text))
-    return limits
+    limits = {**{name: default for name, (default, _) in LIMITS.items()}, **given}
+    return {name: min(limit, lowered.get(name, limit)) for name, limit in limits.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

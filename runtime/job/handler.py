@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import threading
 import time
 import traceback
@@ -65,7 +64,7 @@ class Handler:
         if "bakery" in result:
             result["bakery"]["timings"] = timings
         log("INFO", "job", "done", failed="error" in result, **timings)
-        if path := os.environ.get("BAKERY_TEST_OUTPUT"):
+        if path := self.settings.test_output:
             # For `bake verify`: the SDK's local mode prints the output cut to 4,096 characters.
             Path(path).write_text(json.dumps(result), encoding="utf-8")
         return result

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.errors import SettingsError
 from runtime.job.values import suggest
-from runtime.settings import SettingsError
 from runtime.webui.client import WebuiAnswerError, WebuiClient
 
 OWN_SCHEDULE = {"DDIM", "PLMS", "UniPC", "DPM fast", "DPM adaptive"}

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from runtime.errors import SettingsError
 from runtime.job import handler
 from runtime.job.handler import Handler
 from runtime.job.lora import LoraStore
 from runtime.job.names import check_allowed, pin_settings
 from runtime.log import Counters
-from runtime.settings import Settings, SettingsError
+from runtime.settings import Settings
 from runtime.webui import generate, keeper
 from runtime.webui.client import WebuiAnswerError, WebuiError, WebuiUnreachableError
 from runtime.webui.generate import Generator, smaller_batch
@@ -594,11 +595,8 @@ def test_counters_of_the_workers_life(capsys: pytest.CaptureFixture[str]) -> Non
     assert (counts["jobs"], counts["jobs_failed"], counts["error_invalid_request"]) == (1, 1, 1)
 
 
-def test_the_result_is_written_for_whoever_verifies_the_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BAKERY_TEST_OUTPUT", str(tmp_path / "out.json"))
-    output = Bench(FakeWebui()).run()
+def test_the_result_is_written_for_whoever_verifies_the_image(tmp_path: Path) -> None:
+    output = Bench(FakeWebui(), test_output=str(tmp_path / "out.json")).run()
     assert json.loads((tmp_path / "out.json").read_text()) == output
 
 
