@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+_FORGOTTEN_S = 24 * 3600
 
 
 def hash_tree(*roots: Path, skip: frozenset[str] = frozenset({"__pycache__"})) -> str:
@@ -29,12 +36,33 @@ def hash_tree(*roots: Path, skip: frozenset[str] = frozenset({"__pycache__"})) -
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file by way of a temporary name in the same folder."""
+    """Writes a file as a whole, or not at all; text as UTF-8."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file for writing that takes its name when it is whole; after an error there is the old one, or none.
+
+    Its temporary name is its writer's own, so that two writers of one file do not mix; one that a killed
+    writer left behind goes with the first write a day later.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident():x}.part")
+    _remove_forgotten(path)
     try:
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            yield file
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_forgotten(path: Path) -> None:
+    start = f".{path.name}."
+    for other in path.parent.iterdir():
+        if other.name.startswith(start) and other.name.endswith(".part"):
+            with suppress(OSError):
+                if time.time() - other.stat().st_mtime > _FORGOTTEN_S:
+                    other.unlink()

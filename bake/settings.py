@@ -80,13 +80,21 @@ def _base_url(env: Mapping[str, str], name: str, default: str) -> str:
             where=name,
             hint="give the plain address, such as https://mirror.example",
         )
-    if not host or (
-        url.scheme != "https" and not (url.scheme == "http" and is_loopback_host(host))
-    ):
+    if not host or not is_sealed(text):
         raise ManifestError(
             f"{text} is not an https address (http is for 127.0.0.1 and localhost only)", where=name
         )
     return text
+
+
+def is_sealed(url: str) -> bool:
+    """Whether nobody on the way can read what goes there: https, or http on this machine itself."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback_host(host))
 
 
 def _token(env: Mapping[str, str], *names: str) -> str | None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bake.files import write_atomically
 from bake.image.oci.model import canonical_json, check_digest
 
 T = TypeVar("T")
@@ -69,15 +70,9 @@ class Kept:
     def write(self, kind: str, digest: str, version: str, value: Any) -> None:
         """Keeps a value (JSON); a disk that does not take it costs time later, and nothing else."""
         data = {"key": _key(kind, digest, version), "sha256": _sha256(value), "value": value}
-        path = self._path(kind, digest)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                partial.write_bytes(gzip.compress(canonical_json(data), 1, mtime=0))
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            packed = gzip.compress(canonical_json(data), 1, mtime=0)
+            write_atomically(self._path(kind, digest), packed)
 
     def _path(self, kind: str, digest: str) -> Path:
         return self._folder / f"{check_digest(digest)[7:]}.{kind}.gz"

@@ -9,9 +9,10 @@ import pytest
 import requests
 
 from bake.errors import ManifestError, PushError
-from bake.image.oci.reference import is_loopback, parse_reference
+from bake.image.oci.reference import parse_reference
 from bake.image.registry.auth import Credentials, find_credentials, parse_challenge
 from bake.image.registry.transport import RegistryOptions, error_code, retry_after
+from bake.settings import is_sealed
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,9 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
      ("ghcr.io", False), ("127.0.0.1.evil.example", False), ("10.0.0.1:5000", False)],
 )  # fmt: skip
 def test_only_loopback_is_spoken_to_without_tls(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
+    assert is_sealed(f"http://{host}/v2/") is expected
+    assert is_sealed(f"https://{host}/v2/")
+    assert not is_sealed(f"ftp://{host}/")
 
 
 def test_challenges() -> None:

@@ -1,5 +1,6 @@
 """The build folder: records, locks, trees."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from bake.console import Console
 from bake.errors import MachineError
-from bake.files import hash_tree, write_atomically
+from bake.files import atomic_file, hash_tree, write_atomically
 from bake.plan.state import BuildFolder, key_of
 
 QUIET = Console(quiet=True)
@@ -98,3 +99,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, 5)  # type: ignore[arg-type]
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_a_file_do_not_mix_and_a_killed_ones_rest_goes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    forgotten, recent = tmp_path / ".file.1-1.part", tmp_path / ".file.2-1.part"
+    for each in (forgotten, recent, tmp_path / ".file2.1-1.part"):
+        each.write_text("half")
+    os.utime(forgotten, (0, 0))
+    os.utime(tmp_path / ".file2.1-1.part", (0, 0))
+    with atomic_file(path) as mine:
+        mine.write(b"mine, ")
+        other = threading.Thread(target=write_atomically, args=(path, "theirs"))
+        other.start()
+        other.join()
+        assert path.read_text() == "theirs"
+        mine.write(b"whole")
+    assert path.read_text() == "mine, whole"
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        ".file.2-1.part", ".file2.1-1.part", "file",
+    ]  # fmt: skip

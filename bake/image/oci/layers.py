@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from bake.files import atomic_file, write_atomically
 from bake.image.oci.model import GZIP_LAYER, RAW_LAYER, Descriptor, FileContent, Layer, LayerKind
 from runtime.worker import WEIGHTS_MTIME
 
@@ -174,11 +174,7 @@ def known_digest(files: Sequence[PlacedFile], cache: Path) -> str | None:
 
 def keep_digest(files: Sequence[PlacedFile], cache: Path, digest: str) -> None:
     """Keeps a layer's digest, by what decides it."""
-    path = _digest_file(files, cache)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(digest + "\n")
-    partial.replace(path)
+    write_atomically(_digest_file(files, cache), digest + "\n")
 
 
 def make_tree_layer(source: Path, blob: Path) -> TreeLayer:
@@ -189,25 +185,20 @@ def make_tree_layer(source: Path, blob: Path) -> TreeLayer:
 
     Args:
         source: A tar, such as `docker buildx build --output type=tar` writes it.
-        blob: Where the layer is written, by way of a temporary name.
+        blob: Where the layer is written, as a whole or not at all.
 
     Raises:
         ValueError: the tar holds a device, a pipe, or a path that leaves the root.
     """
     diff = hashlib.sha256()
-    partial = blob.with_name(blob.name + ".part")
-    try:
-        # mtime and name are part of a gzip header: both are left empty.
-        with (
-            partial.open("wb") as raw,
-            gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
-        ):
-            for chunk in _normalised_chunks(source):
-                diff.update(chunk)
-                packed.write(chunk)
-        partial.replace(blob)
-    finally:
-        partial.unlink(missing_ok=True)
+    # mtime and name are part of a gzip header: both are left empty.
+    with (
+        atomic_file(blob) as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
+    ):
+        for chunk in _normalised_chunks(source):
+            diff.update(chunk)
+            packed.write(chunk)
     digest = hashlib.sha256()
     with blob.open("rb") as written:
         for chunk in _read_chunks(written):

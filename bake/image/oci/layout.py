@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bake.errors import BuildError, MachineError, ManifestError
+from bake.files import atomic_file, write_atomically
 from bake.image.engine.archive import EngineContent, saved_blobs
 from bake.image.oci.model import (
     INDEX,
@@ -58,12 +59,12 @@ def write_layout(image: Image, folder: Path, *, tag: str = "latest") -> None:
     try:
         (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
         _write_blobs(image, folder)
-        _write(folder / blob_name(image.config_digest), image.config_json)
-        _write(folder / blob_name(image.digest), image.manifest_json)
-        _write(folder / "oci-layout", LAYOUT_FILE)
+        write_atomically(folder / blob_name(image.config_digest), image.config_json)
+        write_atomically(folder / blob_name(image.digest), image.manifest_json)
+        write_atomically(folder / "oci-layout", LAYOUT_FILE)
         index = index_of(image, tag=tag)
         index["manifests"] = [*_other_tags(folder, tag), *index["manifests"]]
-        _write(folder / "index.json", canonical_json(index))
+        write_atomically(folder / "index.json", canonical_json(index))
     except OSError as error:
         raise MachineError(
             f"cannot be written: {error.strerror or error}", where=str(folder)
@@ -142,23 +143,12 @@ def index_of(image: Image, *, tag: str, name: str = "") -> dict[str, Any]:
 
 
 def _write_layer(layer: Layer, chunks: Iterable[bytes], path: Path) -> None:
-    partial = path.with_name(path.name + ".part")
     hashed = hashlib.sha256()
-    try:
-        with partial.open("wb") as written:
-            for chunk in chunks:
-                hashed.update(chunk)
-                written.write(chunk)
+    with atomic_file(path) as written:
+        for chunk in chunks:
+            hashed.update(chunk)
+            written.write(chunk)
         if f"sha256:{hashed.hexdigest()}" != layer.digest:
             raise BuildError(
                 "its bytes are not those of its digest", where=layer.comment or layer.digest
             )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    partial.replace(path)

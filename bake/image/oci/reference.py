@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, replace
 
@@ -81,15 +80,3 @@ def parse_reference(text: str) -> Reference:
     return Reference(
         host=first, repository=path, tag=tag or ("" if digest else "latest"), digest=digest
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a `host[:port]` is this machine: only then is a registry spoken to without TLS."""
-    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-    name = name.strip("[]")
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

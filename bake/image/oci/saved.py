@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bake.errors import BuildError
+from bake.files import write_atomically
 from bake.image.engine.archive import EngineContent, EngineLike
 from bake.image.oci.layers import PlacedFile, WeightsContent
 from bake.image.oci.model import Content, Descriptor, FileContent, Image, Layer
@@ -38,9 +39,7 @@ def save_image(image: Image, folder: Path) -> Path:
         ],
     }
     path = folder / IMAGE_FILE
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(data, sort_keys=True, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(data, sort_keys=True, indent=1) + "\n")
     return path
 
 

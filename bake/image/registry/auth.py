@@ -19,8 +19,9 @@ from docker import auth as docker_auth
 from docker.errors import DockerException
 
 from bake.errors import PushError
-from bake.image.oci.reference import DOCKER_HUB, is_loopback
+from bake.image.oci.reference import DOCKER_HUB
 from bake.image.registry.transport import RETRIED, Transient, retry_after, tls_failure
+from bake.settings import is_sealed
 
 _TIMEOUT_S = (20, 60)
 _SPARE_S = 15
@@ -193,9 +194,7 @@ class Authenticator:
             realm = urlsplit(challenge.realm)
         except ValueError:
             raise PushError("the token server's name is no address", where=self._host) from None
-        if realm.scheme != "https" and not (
-            realm.scheme == "http" and is_loopback(realm.netloc.rpartition("@")[2])
-        ):
+        if not is_sealed(challenge.realm):
             raise PushError(
                 "the registry names a token server without TLS, which gets no credentials",
                 where=self._host,

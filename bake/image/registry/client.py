@@ -25,7 +25,7 @@ from bake.image.oci.model import (
     sha256_digest,
     skip_bytes,
 )
-from bake.image.oci.reference import Reference, is_loopback
+from bake.image.oci.reference import Reference
 from bake.image.registry.auth import (
     Authenticator,
     Credentials,
@@ -45,6 +45,7 @@ from bake.image.registry.transport import (
     retry_after,
     tls_failure,
 )
+from bake.settings import is_sealed
 
 _MANIFEST_TYPES = ", ".join((MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX))
 _SMALL_BYTES = 16 << 20
@@ -327,7 +328,7 @@ class RegistryClient:
 
     def _find_scheme(self) -> str:
         """TLS everywhere but on loopback, where a plain server answers a plain request properly."""
-        if is_loopback(self._api_host):
+        if is_sealed(f"http://{self._api_host}"):
             try:
                 probe = self._session.get(
                     f"http://{self._api_host}/v2/", timeout=self.options.connect_s, allow_redirects=False
@@ -345,8 +346,7 @@ class RegistryClient:
 
     def _redirect_target(self, response: requests.Response) -> str:
         target = urljoin(response.url, response.headers.get("Location", ""))
-        parts = urlsplit(target)
-        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.netloc)):
+        if not is_sealed(target):
             raise PushError("the registry redirects to an address without TLS", where=self.host)
         return target
 
