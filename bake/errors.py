@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class BakeError(Exception):
     """A failure that a user can act on.
@@ -59,3 +62,11 @@ class PushError(BakeError):
     """A registry or the deployment refused (exit 7)."""
 
     exit_code = 7
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or all where they are few."""
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known are {', '.join(known)}" if known and len(known) <= 16 else ""

@@ -118,7 +118,7 @@ def make_context(
             where="--no-store",
             hint="add --push",
         )
-    from bake.manifest.model import load_manifest  # noqa: PLC0415  # loaded when a command runs
+    from bake.manifest.load import load_manifest  # noqa: PLC0415  # loaded when a command runs
     from bake.plan.state import BuildFolder  # noqa: PLC0415
     from bake.plan.step import Options  # noqa: PLC0415
     from bake.settings import Settings  # noqa: PLC0415

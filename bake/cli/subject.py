@@ -8,7 +8,7 @@ from pathlib import Path
 from bake.errors import ManifestError
 from bake.image.oci.model import Image
 from bake.image.oci.saved import IMAGE_FILE, load_saved_image
-from bake.manifest.model import load_manifest
+from bake.manifest.load import load_manifest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,12 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import yaml
 
 from bake.errors import ManifestError
 from bake.lock import Lock, Pin
-from bake.manifest.model import Manifest, SourceEntry, parse_manifest
+from bake.manifest.load import parse_manifest
+from bake.manifest.model import Manifest
+from bake.manifest.yaml import parse_yaml
 from bake.weights.context import Context, Newer, bake_errors
 from bake.weights.providers import parse_pinned, provider_for
 from bake.weights.sites.civitai_records import families_of
@@ -85,31 +84,28 @@ def next_source(standing: Standing) -> str | None:
 def edit_manifest(manifest: Manifest, text: str, changes: dict[str, str]) -> tuple[str, Manifest]:
     """Puts new sources in place of old ones, each where its value stands; all else stays as it is.
 
+    The text is edited, not written anew from what was parsed: that would lose what YAML does not mean,
+    such as line ends, spaces and the indentation of lists.
+
     Raises:
         ManifestError: a source is written in a way that only its author can change.
     """
-    edited = text
-    places = {entry.key: _find_value(text, entry) for entry in manifest.sources()}
-    for key in sorted(changes, key=lambda each: places[each][0], reverse=True):
-        start, end = places[key]
-        entry = next(each for each in manifest.sources() if each.key == key)
-        value = edited[start:end]
-        if "\n" in value or value.count(entry.source) != 1:
-            raise _by_hand(f"{manifest.path}:{entry.line}", {key: changes[key]})
-        edited = edited[:start] + value.replace(entry.source, changes[key]) + edited[end:]
+    document = parse_yaml(text)
+    lines = text.splitlines(keepends=True)
+    entries = {entry.key: entry for entry in manifest.sources()}
+    for key, source in changes.items():
+        entry = entries[key]
+        line, column = document.value_of(tuple(key.split(".", 1))) or (0, 0)
+        before, value = lines[line][:column], lines[line][column:]
+        if entry.source not in value:
+            raise _by_hand(f"{manifest.path}:{entry.line}", {key: source})
+        lines[line] = before + value.replace(entry.source, source, 1)
+    edited = "".join(lines)
     parsed = parse_manifest(edited, manifest.path)
-    wanted = {entry.key: changes.get(entry.key, entry.source) for entry in manifest.sources()}
+    wanted = {key: changes.get(key, entry.source) for key, entry in entries.items()}
     if {entry.key: entry.source for entry in parsed.sources()} != wanted:
         raise _by_hand(str(manifest.path), changes)
     return edited, parsed
-
-
-def _find_value(text: str, entry: SourceEntry) -> tuple[int, int]:
-    """Where the value of a manifest's key begins and ends in its text, quotes included."""
-    node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    for part in entry.key.split(".", 1):
-        node = next(value for key, value in node.value if key.value == part)
-    return node.start_mark.index, node.end_mark.index
 
 
 def _by_hand(where: str, changes: dict[str, str]) -> ManifestError:

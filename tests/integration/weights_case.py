@@ -12,7 +12,8 @@ from unittest import mock
 
 from bake.console import Console
 from bake.lock import Lock, Pin
-from bake.manifest.model import Manifest, parse_manifest
+from bake.manifest.load import parse_manifest
+from bake.manifest.model import Manifest
 from bake.settings import Settings
 from bake.weights import locations
 from bake.weights.fetch import fetch_pin

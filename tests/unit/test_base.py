@@ -12,7 +12,7 @@ from bake.console import Console
 from bake.errors import BuildError, ManifestError
 from bake.image.build.base import BasePlan, build_base, plan_base
 from bake.image.engine.docker import Engine
-from bake.manifest.model import parse_manifest
+from bake.manifest.load import parse_manifest
 from runtime.files.locks import locked
 
 GOOD = """\

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from bake.errors import SourceError
-from bake.manifest.model import Manifest, parse_manifest
+from bake.manifest.load import parse_manifest
+from bake.manifest.model import Manifest
 from bake.weights.check import check_stored, inspect_start, inspect_weights
 from runtime.files.errors import WeightsError
 from runtime.files.families import recognise

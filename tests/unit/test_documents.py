@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from bake.cli import COMMANDS
 
@@ -34,7 +34,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_the_readmes_manifest_is_the_committed_one() -> None:
     shown = re.findall(r"```yaml\n(.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     file = ROOT / "manifests" / "jib-mix-illustrious-realistic.yaml"
-    assert [yaml.safe_load(each) for each in shown] == [yaml.safe_load(file.read_text("utf-8"))]
+    assert [YAML().load(each) for each in shown] == [YAML().load(file.read_text("utf-8"))]
 
 
 def options_of(command: click.Command) -> Iterator[str]:

@@ -74,7 +74,7 @@ import json, sys
 from pathlib import Path
 from bake.image.build.base import plan_base
 from bake.lock import Lock, Pin
-from bake.manifest.model import parse_manifest
+from bake.manifest.load import parse_manifest
 from bake.pipeline import STEPS
 from bake.plan.plan import plan_bake
 from bake.plan.state import Record

@@ -8,7 +8,8 @@ import pytest
 
 from bake.errors import ManifestError
 from bake.lock import Licence, Lock, Pin, find_differences, load_lock, lock_path, write_lock
-from bake.manifest.model import Manifest, load_manifest, parse_manifest
+from bake.manifest.load import load_manifest, parse_manifest
+from bake.manifest.model import Manifest
 
 ROOT = Path(__file__).parents[2]
 TEXT = """name: x

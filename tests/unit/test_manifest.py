@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bake.errors import ManifestError
-from bake.manifest.model import Manifest, load_manifest, parse_manifest
+from bake.manifest.load import load_manifest, parse_manifest
+from bake.manifest.model import Manifest
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -96,9 +97,13 @@ image: ghcr.io/you/x
         ("name: a-model", "name: [", "not valid YAML"),
         ("name: a-model", "name: !!python/object:os.system x", "not valid YAML"),
         ("name: a-model", "name: a\x00b", "m.yaml:1: not valid YAML: it holds a character"),
-        ("name: a-model", "name: " + "[" * 3000, "not valid YAML: it is nested too deeply"),
+        (
+            "name: a-model",
+            "name: " + "[" * 3000 + "]" * 3000,
+            "not valid YAML: it is nested too deeply",
+        ),
         ("name: a-model", "1: a-model", "m.yaml:1: 1: the key 1 is not text; put it in quotes"),
-        ("  detail:", "  yes:", "the key True is not text; put it in quotes"),
+        ("  detail:", "  true:", "the key True is not text; put it in quotes"),
     ],
 )
 def test_each_mistake_says_what_and_where(old: str, new: str, message: str) -> None:
@@ -107,11 +112,63 @@ def test_each_mistake_says_what_and_where(old: str, new: str, message: str) -> N
     assert any(each in shown for each in message.split("|")), shown
 
 
+def test_every_mistake_inside_one_key_is_named_too() -> None:
+    text = """\
+name: a-model
+family: sdxl
+checkpoint: civitai:1590699
+loras:
+  ../detail: civitai:135867
+  fine: civitai:2
+  b/c: civitai:x
+  fine: file:other.safetensors
+  detail: ftp://host/file
+warmup:
+  prompt: ""
+  steps: many
+  seed: -1
+  colour: red
+webui:
+  args: [--xformers, --port=1, --medvram, --share, 5]
+limits: {step: 20, steps: 0, pixels: many}
+base: {image: x, dockerfile: y, contxt: z}
+image: ghcr.io/you/a-model
+"""
+    shown = mistakes_of(text)
+    for each in (
+        "m.yaml:5: loras: the name ../detail may hold",
+        "m.yaml:7: loras: the name b/c may hold",
+        "m.yaml:7: loras.b/c: ",
+        "m.yaml:8: fine: this key is given twice",
+        "m.yaml:9: loras.detail: ",
+        "m.yaml:11: warmup.prompt: '' does not fit",
+        "m.yaml:12: warmup.steps: 'many' does not fit; expected 1 to 150",
+        "m.yaml:13: warmup.seed: -1 does not fit",
+        "m.yaml:14: warmup.colour: is not a known key",
+        "m.yaml:16: webui.args.1: --port cannot be given",
+        "m.yaml:16: webui.args.3: --share cannot be given",
+        "m.yaml:16: webui.args.4: 5 does not fit",
+        "m.yaml:17: limits: step is not a limit; did you mean steps?",
+        "m.yaml:17: limits.steps: 0 does not fit",
+        "m.yaml:17: limits.pixels: 'many' does not fit",
+        "m.yaml:18: base: give either `image` or `dockerfile`",
+        "m.yaml:18: base.contxt: is not a known key; did you mean context?",
+    ):
+        assert f"  {each}" in shown, shown
+    assert "the manifest has 17 mistakes:" in shown
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off"])
+def test_words_are_words_as_in_yaml_1_2(word: str) -> None:
+    manifest = parse_manifest(GOOD.replace("  detail:", f"  {word}:"), Path("m.yaml"))
+    assert list(manifest.loras) == [word]
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
         ("{step: 20}", "limits: step is not a limit; did you mean steps?"),
-        ("{steps: 0}", "limits: steps must be 1 or more"),
+        ("{steps: 0}", "limits.steps: 0 does not fit; must be 1 or more"),
         ("{steps: many}", "limits.steps: 'many' does not fit"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from bake.image.oci.model import RAW_LAYER, Descriptor, Layer, LayerKind, sha256_digest
 from bake.lock import Licence, Lock, Pin
-from bake.manifest.model import parse_manifest
+from bake.manifest.load import parse_manifest
 from bake.pipeline import STEPS
 from bake.plan.plan import Plan, plan_bake
 from bake.plan.state import Record

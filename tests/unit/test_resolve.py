@@ -7,7 +7,7 @@ import pytest
 
 from bake.errors import ManifestError, SourceError
 from bake.lock import Licence, Lock
-from bake.manifest.model import parse_manifest
+from bake.manifest.load import parse_manifest
 from bake.weights.context import Newer, today
 from bake.weights.licences import licence_warnings
 from bake.weights.resolve import image_name

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bake.manifest.model import load_manifest
+from bake.manifest.load import load_manifest
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 from bake.cli.options import json_option, manifest_argument, quiet_option
 from bake.console import Console
 from bake.lock import load_lock, lock_path, read_lock, write_lock
-from bake.manifest.model import load_manifest
+from bake.manifest.load import load_manifest
 from bake.settings import Settings
 from bake.weights.fetch import describe_size
 from bake.weights.resolve import resolve_lock

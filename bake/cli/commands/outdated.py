@@ -10,7 +10,7 @@ from bake.cli.options import json_option, manifest_argument
 from bake.console import Console
 from bake.errors import SourceError
 from bake.lock import load_lock
-from bake.manifest.model import load_manifest
+from bake.manifest.load import load_manifest
 from bake.settings import Settings
 from bake.weights.context import Context
 from bake.weights.store import Store

@@ -15,7 +15,7 @@ from bake.image.oci.model import Image
 from bake.image.registry.push import PushReport, push_image
 from bake.image.verify.checks import LOCK_LABEL
 from bake.lock import Lock, lock_path, read_lock
-from bake.manifest.model import load_manifest
+from bake.manifest.load import load_manifest
 from bake.plan.state import BuildFolder
 from bake.plan.step import pinned_weights
 from bake.weights.licences import licence_warnings

@@ -10,7 +10,7 @@ from bake.cli.options import json_option, manifest_argument, quiet_option
 from bake.console import Console
 from bake.files import write_atomically
 from bake.lock import Lock, load_lock, lock_path, write_lock
-from bake.manifest.model import load_manifest
+from bake.manifest.load import load_manifest
 from bake.settings import Settings
 from bake.weights.context import Context
 from bake.weights.resolve import resolve_lock

@@ -1,0 +1,141 @@
+"""Every mistake of a manifest in words: its line, its key, what is wrong and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from bake.errors import did_you_mean
+from bake.manifest.model import FAMILIES, OWN_WORDS, SOURCE_FORM, Manifest
+from bake.manifest.yaml import Document, KeyPath
+from bake.weights.sources import SourceFormError, parse_source
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Problem:
+    """One mistake of a manifest."""
+
+    line: int
+    key: str
+    """With dots; empty for the manifest as a whole."""
+    text: str
+
+
+def find_problems(document: Document, errors: Sequence[ErrorDetails] = ()) -> list[Problem]:
+    """All that is wrong with a document, in the order of its lines.
+
+    Args:
+        document: The YAML.
+        errors: What pydantic says of it.
+    """
+    found = [
+        Problem(line=line, key=key, text="this key is given twice")
+        for key, line in document.duplicates
+    ]
+    found += [_of_pydantic(each, document) for each in errors]
+    found += [*_of_base(document), *_of_sources(document)]
+    return sorted(found)
+
+
+def describe_problems(path: Path, problems: Sequence[Problem]) -> str:
+    """The message that names them all."""
+    lines = [f"{path}:{each.line}: {each.key or 'the manifest'}: {each.text}" for each in problems]
+    count = len(lines)
+    head = "the manifest has a mistake:" if count == 1 else f"the manifest has {count} mistakes:"
+    return "\n".join([head, *(f"  {line}" for line in lines)])
+
+
+def _at(document: Document, path: KeyPath, text: str) -> Problem:
+    return Problem(line=document.line_of(path), key=_dotted(path), text=text)
+
+
+def _of_base(document: Document) -> Iterator[Problem]:
+    """What the keys of `base` may not be together, whatever their values are."""
+    base = document.data.get("base")
+    given = {key for key, value in base.items() if value} if isinstance(base, dict) else set()
+    if "image" in given and given & {"dockerfile", "context", "args"}:
+        text = "give either `image` or `dockerfile` (with `context` and `args`), not both"
+        yield _at(document, ("base",), text)
+    elif "context" in given and "dockerfile" not in given:
+        yield _at(document, ("base",), "`context` needs `dockerfile`")
+
+
+def _of_sources(document: Document) -> Iterator[Problem]:
+    """Every source text that has the right type is also parsed, so that its form is checked at once."""
+    paths: list[KeyPath] = [("checkpoint",), ("vae",)]
+    for group in ("checkpoints", "loras"):
+        entries = document.data.get(group)
+        if isinstance(entries, dict):
+            paths += [(group, name) for name in entries]
+    for path in paths:
+        text: Any = document.data
+        for part in path:
+            text = text.get(part)
+        if isinstance(text, str) and text:
+            try:
+                parse_source(text)
+            except SourceFormError as error:
+                yield _at(document, path, str(error))
+
+
+def _of_pydantic(error: ErrorDetails, document: Document) -> Problem:
+    """One pydantic error, with the expected form."""
+    path: KeyPath = tuple(part for part in error["loc"] if part != "[key]")
+    is_key = "[key]" in error["loc"]
+    if error["type"] == OWN_WORDS:
+        line = document.line_of(path)
+        return Problem(line=line, key=_dotted(path[:-1] if is_key else path), text=error["msg"])
+    if error["type"] == "invalid_key" or is_key:
+        return _at(document, path, f"the key {error['input']} is not text; put it in quotes")
+    if error["type"] == "extra_forbidden":
+        near = did_you_mean(str(path[-1]), _known_keys(path[:-1]))
+        return _at(document, path, f"is not a known key{near}")
+    expected = _expected_form(path)
+    if error["type"] == "missing":
+        return _at(document, path, f"is missing; expected {expected}")
+    got = repr(error["input"])
+    shown = got if len(got) <= 60 else got[:57] + "…"
+    near = did_you_mean(str(error["input"]), FAMILIES) if path == ("family",) else ""
+    return _at(document, path, f"{shown} does not fit; expected {expected}{near}")
+
+
+def _model_at(path: KeyPath) -> type[BaseModel] | None:
+    """The model that describes the mapping at `path`, if a model does."""
+    model: type[BaseModel] = Manifest
+    for part in path:
+        info = model.model_fields.get(str(part))
+        annotation = info.annotation if info else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return None
+        model = annotation
+    return model
+
+
+def _known_keys(path: KeyPath) -> list[str]:
+    model = _model_at(path)
+    return list(model.model_fields) if model else []
+
+
+def _expected_form(path: KeyPath) -> str:
+    for cut in range(len(path), 0, -1):
+        model = _model_at(path[: cut - 1])
+        info = model.model_fields.get(str(path[cut - 1])) if model else None
+        if info is None:
+            continue
+        if info.description:
+            return info.description
+        nested = _model_at(path[:cut])
+        if nested:
+            required = [name for name, each in nested.model_fields.items() if each.is_required()]
+            return "a mapping" + (f" with {', '.join(required)}" if required else "")
+        return SOURCE_FORM
+    return "a mapping"
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)
