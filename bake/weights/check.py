@@ -13,8 +13,8 @@ from bake.console import format_bytes
 from bake.errors import SourceError
 from bake.lock import Pin
 from bake.manifest.model import Manifest
+from bake.weights.kinds import Recognised, recognise
 from runtime.files.errors import WeightsError
-from runtime.files.families import Recognised, recognise
 from runtime.files.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
 from runtime.files.sniff import SNIFF_BYTES, identify_start
 
@@ -65,7 +65,7 @@ def _facts(read: Callable[[], Header], where: str | None) -> Facts:
         if error.kind == "pickle":
             return Facts(format="pickle", recognised=None)
         raise SourceError(
-            error.what, where=where or error.where, hint=_HINTS.get(error.kind)
+            error.what, where=where or error.where, hint=error.hint or _HINTS.get(error.kind)
         ) from None
 
 

@@ -19,16 +19,19 @@ from bake.weights.providers import RemoteProvider, parse_pinned, provider_for
 from bake.weights.sites import local
 from bake.weights.sources import Source
 from bake.weights.store import Store
-from runtime.files.answers import Options, content_length, refuse_body, refuse_page
-from runtime.files.errors import WeightsError
-from runtime.files.fetch import run_download
-from runtime.files.partial import PartFile
-from runtime.files.remote import (
+from bake.weights.transfer.download import run_download
+from bake.weights.transfer.judge import Options
+from bake.weights.transfer.partial import PartFile
+from bake.weights.transfer.remote import Remote
+from runtime.files.answers import (
     MAX_RETRY_AFTER_S,
-    Remote,
     RetryableError,
+    content_length,
     parse_content_range,
+    refuse_body,
+    refuse_page,
 )
+from runtime.files.errors import WeightsError
 
 
 def fetch_pin(

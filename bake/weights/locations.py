@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 
+from bake.weights.transfer.remote import Remote
 from runtime.files.http import Client
-from runtime.files.remote import Remote
 
 LIFETIME_S = 1800.0
 """B2's addresses live for about an hour, R2's for a day."""

@@ -10,7 +10,7 @@ from bake.lock import Pin
 from bake.weights.context import Context, Found, Newer
 from bake.weights.sites import civitai, huggingface, web
 from bake.weights.sources import Provider, Source, SourceFormError, parse_source
-from runtime.files.remote import Remote
+from bake.weights.transfer.remote import Remote
 
 Target = Found | Pin
 """What names one exact file: an answer, or what was pinned from one."""

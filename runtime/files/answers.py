@@ -1,8 +1,11 @@
-"""What a server's answer says of a file, and whether that can be the file that was asked for."""
+"""What a server's answer means: a refusal, a page in place of the file, a range, a time to wait."""
 
 from __future__ import annotations
 
 import contextlib
+import email.utils
+import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,150 +14,132 @@ from urllib3.exceptions import HTTPError
 
 from runtime.files.errors import WeightsError
 from runtime.files.policy import show_url
-from runtime.files.remote import ContentRange, parse_content_range
-from runtime.files.sniff import SNIFF_BYTES, describe, identify_start
+from runtime.files.sniff import LFS_HINT, LFS_POINTER, SNIFF_BYTES, describe, identify_start
 
-SEGMENT_BYTES = 32 << 20
-_ANOTHER_WAY = (
+MAX_RETRY_AFTER_S = 120.0
+"""A server that asks for more is not waited for."""
+_CONTENT_RANGE = re.compile(r"^bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)$")
+RETRIED = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531)})
+"""Statuses that pass by themselves; 520 to 530 are Cloudflare's, for an origin that it does not reach."""
+ANOTHER_WAY = (
     "a proxy or cache on the way may be at fault: try again later, or from another network"
 )
 
 
-class RestartError(Exception):
-    """What is there cannot be continued; the file begins again at its first byte."""
+class RetryableError(Exception):
+    """A failure that may pass.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a file is fetched, and what is known of it beforehand."""
-
-    size_bytes: int | None = None
-    """Any other length is an error."""
-    sha256: str | None = None
-    """Lower-case hex. With it, bytes of two servers may be mixed, since the digest judges the whole."""
-    max_bytes: int | None = None
-    connections: int = 1
-    segment_bytes: int = SEGMENT_BYTES
-    total_s: float | None = None
-    """Seconds for the whole download with its retries."""
-    backoff_s: float = 1.0
-    """The pause after the second failure in a row; a tenth after the first, doubled after each further one."""
-    max_failures: int = 6
-    """Failures in a row, without a byte between them, that end the download."""
-    on_bytes: Callable[[int], None] | None = None
-    """Called in the calling thread with the bytes that came since; what it raises ends the download."""
-    on_size: Callable[[int], None] | None = None
-    """Called with the size once it is known, before room is reserved for it."""
-    on_retry: Callable[[WeightsError, float], None] | None = None
-    """Called with the failure and the seconds of the pause after it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lead:
-    """What the first answer says."""
-
-    ends_at: int | None
-    """Offset after the last byte that it will send; None if unknown."""
-    total: int | None
-    has_ranges: bool
-
-
-def judge_lead(response: requests.Response, start: int, options: Options, url: str) -> Lead:
-    """Judges the answer to a pass's first request, which asked for bytes from `start` on.
-
-    Raises:
-        WeightsError: this is not the file.
-        RestartError: it is, but not to be continued at `start`.
+    Args:
+        failure: What is raised when it does not.
+        wait_s: Seconds that the server asks us to wait.
+        attempts: How often it is tried again at most; None for the download's own limit.
     """
-    refuse_page(response, url)
-    if response.status_code == 200:
-        if start:
-            raise RestartError("the server does not continue downloads")
-        total = content_length(response)
-        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
-        if total is None and not chunked and options.size_bytes is None and options.sha256 is None:
-            raise WeightsError(
-                "http",
-                "the server does not say how long the file is, so a broken one could not be told",
-                where=show_url(url),
-            )
-        lead = Lead(ends_at=total, total=total, has_ranges=False)
-    else:
-        served = served_range(response, start, options, url)
-        lead = Lead(ends_at=served.end, total=served.total, has_ranges=True)
-    _judge_total(lead.total, response, start, options, url)
-    return lead
+
+    def __init__(
+        self, failure: WeightsError, *, wait_s: float | None = None, attempts: int | None = None
+    ) -> None:
+        super().__init__(failure.what)
+        self.failure = failure
+        self.reached: int | None = None
+        """The offset after the last byte that came before it."""
+        self.wait_s = wait_s
+        self.attempts = attempts
 
 
-def _judge_total(
-    total: int | None, response: requests.Response, start: int, options: Options, url: str
-) -> None:
-    if total is None:
-        return
-    if total == 0:
-        raise WeightsError("not_weights", "the file is empty", where=show_url(url))
-    if options.size_bytes is not None and total != options.size_bytes:
-        if start == 0:
-            refuse_body(response, url)
-        raise wrong_size(total, options, url)
-    if options.max_bytes is not None and total > options.max_bytes:
-        raise too_large(total, options, url)
+Explain = Callable[[requests.Response, str], Exception]
+"""Makes a WeightsError or RetryableError of a refusal; the text is the address that refused."""
 
 
-def judge_segment(
-    response: requests.Response, start: int, size_bytes: int, options: Options, url: str
-) -> None:
-    """Judges the answer to a later request. Raises like `judge_lead`."""
-    refuse_page(response, url)
-    if response.status_code == 200:
-        # One backend knew ranges, this one does not: CivitAI has two, and chooses anew each time.
-        raise RestartError("the server does not continue downloads")
-    served = served_range(response, start, options, url)
-    if served.total != size_bytes:
-        if options.size_bytes is not None:
-            raise wrong_size(served.total, options, url)
-        raise RestartError("the file has changed its length")
-
-
-def served_range(
-    response: requests.Response, start: int, options: Options, url: str
-) -> ContentRange:
-    """The range of a 206, whose start and total must be right; a 416 raises."""
-    served = parse_content_range(response.headers.get("Content-Range", ""))
-    if response.status_code == 416:
-        total = served.total if served else None
-        if options.size_bytes is not None or start == 0:
-            raise wrong_size(total, options, url)
-        raise RestartError("the file has become shorter")
-    if served is None or served.start != start or served.total is None:
-        raise WeightsError(
-            "http",
-            "the server answers with a range that nobody asked for",
-            where=show_url(url),
-            hint=_ANOTHER_WAY,
+def explain_plainly(response: requests.Response, url: str) -> Exception:
+    """The meaning of a refusal by a server of which nothing else is known."""
+    status = response.status_code
+    where = show_url(url)
+    wait_s = retry_after_s(response)
+    if status == 429:
+        error = WeightsError("quota", "the server refuses further requests (429)", where=where)
+        return RetryableError(error, wait_s=wait_s) if wait_s is not None else error
+    if status in RETRIED:
+        error = WeightsError(
+            "server",
+            f"the server is in trouble (HTTP {status})",
+            where=where,
+            hint="try again later",
         )
-    return served
+        return RetryableError(error, wait_s=wait_s)
+    what, hint = _MEANINGS.get(status, (f"the server answers HTTP {status}", None))
+    return WeightsError("http", what, where=where, hint=hint)
+
+
+_BROWSE = "open the address in a browser to see what it asks for"
+_MEANINGS = {
+    400: ("the server does not accept the request (400)", "check the address"),
+    401: ("the file needs a login (401)", _BROWSE),
+    403: ("the server refuses access (403)", _BROWSE),
+    404: ("there is no such file (404)", "check the address"),
+    410: ("the file is gone (410)", "look for a copy elsewhere"),
+    451: ("the file may not be served in this region (451)", "fetch it from a machine elsewhere"),
+}
+
+
+def retry_after_s(response: requests.Response) -> float | None:
+    """Seconds of a `Retry-After` header, in either form; None without one."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, at.timestamp() - time.time())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentRange:
+    """A parsed `Content-Range`; `start` and `end` (exclusive) are None where nothing was served."""
+
+    start: int | None
+    end: int | None
+    total: int | None
+
+
+def parse_content_range(text: str) -> ContentRange | None:
+    """None if the text is of no valid form."""
+    match = _CONTENT_RANGE.match(text.strip())
+    if not match:
+        return None
+    total = None if match[3] == "*" else int(match[3])
+    if match[1] is None:
+        return ContentRange(start=None, end=None, total=total)
+    start, end = int(match[1]), int(match[2]) + 1
+    if end <= start or (total is not None and end > total):
+        return None
+    return ContentRange(start=start, end=end, total=total)
 
 
 def refuse_page(response: requests.Response, url: str) -> None:
-    """Raises WeightsError (kind `page`) for an HTML page, and for a body that is packed against our wish."""
+    """Raises WeightsError (kind `page`) for an HTML page, and for a body that is packed against our wish.
+
+    An encoding that is empty, or that only says how the file was once uploaded to S3, changes no byte.
+    """
     kind = response.headers.get("Content-Type", "").split(";", 1)[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise page_error("an HTML page", url)
-    if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    encodings = response.headers.get("Content-Encoding", "").lower().split(",")
+    packed = {each.strip() for each in encodings} - {"", "identity", "aws-chunked"}
+    if packed:
+        name = re.sub(r"[^a-z0-9-]", "", min(packed))[:20]
         raise WeightsError(
             "http",
-            "the server packs the file, although we ask for it as it is",
+            f"the server packs the file ({name}), although we ask for it as it is",
             where=show_url(url),
-            hint=_ANOTHER_WAY,
+            hint=ANOTHER_WAY,
         )
 
 
 def refuse_start(chunk: bytes, url: str) -> None:
     """Raises WeightsError (kind `page`) if a file's first bytes are those of a page or message."""
-    kind = identify_start(chunk[:SNIFF_BYTES])
-    if kind in ("html", "json", "xml"):
-        raise page_error(describe(kind), url)
+    if identify_start(chunk[:SNIFF_BYTES]) == "page":
+        raise page_error(describe(chunk[:SNIFF_BYTES]), url)
 
 
 def refuse_body(response: requests.Response, url: str) -> None:
@@ -165,32 +150,12 @@ def refuse_body(response: requests.Response, url: str) -> None:
 
 def page_error(found: str, url: str) -> WeightsError:
     """The error for a page that came in place of the file."""
+    login = "it may need a login, or be in maintenance: open the address in a browser"
     return WeightsError(
         "page",
         f"the server sent {found} in place of the file",
         where=show_url(url),
-        hint="it may need a login, or be in maintenance: open the address in a browser",
-    )
-
-
-def wrong_size(total: int | None, options: Options, url: str) -> WeightsError:
-    """The error for a file of another length than the known one."""
-    found = "a file of another length" if total is None else f"{total} bytes"
-    if options.size_bytes is None:
-        return WeightsError("size", "the server has no bytes to give", where=show_url(url))
-    return WeightsError(
-        "size",
-        f"the server has {found}, {options.size_bytes} were expected",
-        where=show_url(url),
-    )
-
-
-def too_large(total: int, options: Options, url: str) -> WeightsError:
-    """The error for a file above `Options.max_bytes`."""
-    return WeightsError(
-        "too_large",
-        f"the file has {total} bytes or more, {options.max_bytes} are allowed",
-        where=show_url(url),
+        hint=LFS_HINT if found == LFS_POINTER else login,
     )
 
 
@@ -203,3 +168,40 @@ def content_length(response: requests.Response) -> int | None:
     """What a whole answer says of its length."""
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isdecimal() else None
+
+
+def stalled(url: str) -> WeightsError:
+    """The error for a server that stays silent."""
+    return WeightsError(
+        "stalled", "the server stopped sending", where=show_url(url), hint="try again later"
+    )
+
+
+def transport_failure(error: requests.RequestException, url: str) -> Exception:
+    """What a transport's failure means: a RetryableError, but for a certificate that is not trusted."""
+    failure = connection_failure(error, url)
+    return failure if failure.kind == "tls" else RetryableError(failure)
+
+
+def connection_failure(error: requests.RequestException, url: str) -> WeightsError:
+    """What a transport's failure means, without the address's query that its own text holds."""
+    where = show_url(url)
+    if isinstance(error, requests.exceptions.SSLError):
+        return WeightsError(
+            "tls",
+            "the server's certificate is not trusted here",
+            where=where,
+            hint="set REQUESTS_CA_BUNDLE to your network's certificates",
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return WeightsError("connection", "the proxy cannot be reached", where=where)
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return WeightsError("connection", "the server does not answer", where=where)
+    if isinstance(error, requests.exceptions.ReadTimeout):
+        return stalled(url)
+    return WeightsError(
+        "connection",
+        "the server cannot be reached, or broke the connection",
+        where=where,
+        hint="check the network (a proxy goes into HTTPS_PROXY)",
+    )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class WeightsError(Exception):
     """A download or a file of weights that cannot be used.
@@ -25,3 +30,18 @@ class WeightsError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}; {self.hint}" if self.hint else text
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what a disk says into WeightsError, kind `disk`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise WeightsError(
+            "disk",
+            "the disk is full" if full else f"cannot be written: {error.strerror or error}",
+            where=str(path),
+            hint="make room and start again" if full else None,
+        ) from None

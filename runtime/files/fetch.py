@@ -1,21 +1,43 @@
-"""Fetching one address into one file: what a worker does for a LoRA that a request names by URL."""
+"""Fetching one address into one file over one connection: what a worker does for a LoRA of a request."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import BinaryIO
 
-from runtime.files.answers import Options
-from runtime.files.download import Download
-from runtime.files.errors import WeightsError
+import requests
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+from runtime.files.answers import (
+    MAX_RETRY_AFTER_S,
+    RetryableError,
+    content_length,
+    explain_plainly,
+    parse_content_range,
+    refuse_page,
+    refuse_start,
+    stalled,
+    transport_failure,
+    validator_of,
+)
+from runtime.files.errors import WeightsError, disk_errors
 from runtime.files.http import Client, Credentials, Timeouts
-from runtime.files.locks import locked
-from runtime.files.partial import PartFile
 from runtime.files.policy import HostPolicy, show_url
-from runtime.files.remote import Explain, Remote, explain_plainly
+
+_READ_BYTES = 256 << 10
+_MAX_FAILURES = 6
+"""In a row, without a byte between them."""
+_MAX_STARTS = 6
+"""From the first byte, of a server that does not continue what it broke off."""
+_MAX_PAUSE_S = 30.0
+_EXPIRED = {401, 403, 410}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,105 +57,234 @@ def fetch_url(
     target: Path,
     *,
     policy: HostPolicy,
+    timeouts: Timeouts,
     max_bytes: int | None = None,
-    timeouts: Timeouts | None = None,
     sha256: str | None = None,
-    size_bytes: int | None = None,
-    connections: int = 1,
     credentials: Credentials | None = None,
-    ca_bundle: str | None = None,
-    proxies_from_environment: bool = False,
-    on_bytes: Callable[[int], None] | None = None,
-    explain: Explain = explain_plainly,
+    cancelled: threading.Event | None = None,
     backoff_s: float = 1.0,
 ) -> Fetched:
-    """Downloads `url` to `target`, which appears complete or not at all.
+    """Downloads `url` to `target`, which appears complete or not at all; nothing else stays.
 
-    An unfinished download stays beside it (`<target>.part` with a journal) and is resumed by the next
-    call. Two calls for one target, from threads or processes, download it once.
+    A connection that breaks is taken up at its byte, if the server can and the file is still the same.
 
     Args:
         url: https only; http on loopback if the policy allows loopback. Redirects are judged alike.
-        target: The file to make; its folder is made too.
+        target: The file to make, in a folder that exists. Two calls for one target need a lock around them.
         policy: Which hosts and addresses may be asked.
+        timeouts: Connect, stall and total seconds; without `total_s` it goes on while there is progress.
         max_bytes: More than this is refused, at the announced length or at the byte that exceeds it.
-        timeouts: Connect, stall and total seconds; without `total_s` retries go on while there is progress.
         sha256: The digest that the file must have.
-        size_bytes: The length that it must have.
-        connections: How many at once, if the server serves ranges.
         credentials: A header for one origin; never sent anywhere else.
-        ca_bundle: A file of certificates in place of certifi's.
-        proxies_from_environment: Use HTTPS_PROXY and NO_PROXY; the proxy then resolves names.
-        on_bytes: Progress, called in this thread; what it raises cancels the download.
-        explain: Makes an error of a refusal.
-        backoff_s: Seconds of the first pause between attempts.
+        cancelled: Ends the download when it is set.
+        backoff_s: Seconds of the pause after a second failure in a row, doubled after each further one.
 
     Raises:
         WeightsError: kinds `host`, `redirect`, `login`, `tls`, `connection`, `stalled`, `too_slow`,
-            `http`, `server`, `quota`, `expired`, `page`, `size`, `too_large`, `hash`, `disk`, `not_weights`.
+            `cancelled`, `http`, `server`, `quota`, `page`, `size`, `too_large`, `hash`, `disk`, `not_weights`.
     """
-    policy.check_url(url)
-    timeouts = timeouts or Timeouts()
-    options = Options(
-        size_bytes=size_bytes,
-        sha256=sha256,
-        max_bytes=max_bytes,
-        connections=connections,
-        total_s=timeouts.total_s,
-        on_bytes=on_bytes,
-        backoff_s=backoff_s,
-    )
-    client = Client(
-        policy,
-        timeouts=timeouts,
-        credentials=credentials,
-        ca_bundle=ca_bundle,
-        proxies_from_environment=proxies_from_environment,
-    )
-    part = PartFile(target.with_name(target.name + ".part"))
-    try:
-        with locked(target.with_name(target.name + ".lock")):
-            if sha256 is not None and target.is_file():
-                return _described(target, sha256, url)
-            found = run_download(Remote(client, url, explain=explain), part, options)
-            part.path.replace(target)
-            return _described(target, found, url)
-    finally:
-        client.close()
-
-
-def run_download(remote: Remote, part: PartFile, options: Options) -> str:
-    """Runs one download and compares its digest; a wrong file is thrown away.
-
-    If bytes of an earlier attempt were part of a wrong result, the fault may be theirs: the file is
-    downloaded once more from its first byte before the server is blamed.
-    """
-    for _ in range(2):
-        download = Download(remote, part, options)
+    part = target.with_name(target.name + ".part")
+    with Client(policy, timeouts=timeouts, credentials=credentials) as client:
+        stream = _Stream(client, url, part, max_bytes, cancelled or threading.Event())
         try:
-            found = download.run()
-        except WeightsError as error:
-            is_other = error.kind in ("page", "size", "too_large", "not_weights")
-            if is_other or not part.done.total:  # room that was reserved for nothing is given back
-                part.reset()
-            raise
-        if options.sha256 in (None, found):
-            return found
-        part.reset()
-        if not download.resumed_bytes:
-            break
-    raise WeightsError(
-        "hash",
-        f"the server sent a file with SHA256 {found}, {options.sha256} was expected",
-        where=show_url(remote.url),
-    )
+            with disk_errors(part):
+                file = part.open("wb", buffering=0)
+            with file:
+                found = stream.receive(file, backoff_s)
+                with disk_errors(part):
+                    os.fsync(file.fileno())
+            if sha256 not in (None, found):
+                raise WeightsError(
+                    "hash",
+                    f"the server sent a file with SHA256 {found}, {sha256} was expected",
+                    where=show_url(url),
+                )
+            with disk_errors(part):
+                part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    return Fetched(path=target, size_bytes=stream.at, sha256=found, url=show_url(url))
 
 
-def file_name_of(url: str) -> str:
-    """The last part of an address's path, with nothing in it that a file name should not have."""
-    name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".") or "file"
+class _Stream:
+    """One file on its way."""
 
+    def __init__(
+        self,
+        client: Client,
+        url: str,
+        part: Path,
+        max_bytes: int | None,
+        cancelled: threading.Event,
+    ) -> None:
+        self.at = 0
+        """Bytes that are in the file."""
+        self._client, self._timeouts = client, client.timeouts
+        self._url, self._part = url, part
+        self._max_bytes = max_bytes
+        self._cancelled = cancelled
+        total_s = self._timeouts.total_s
+        self._deadline = None if total_s is None else time.monotonic() + total_s
+        self._location: str | None = None
+        """Where the address led to; CivitAI counts each of its redirects against a quota."""
+        self._digest = hashlib.sha256()
+        self._total: int | None = None
+        self._validator: str | None = None
+        self._starts = 0
+        self._received = 0
 
-def _described(path: Path, sha256: str, url: str) -> Fetched:
-    return Fetched(path=path, size_bytes=path.stat().st_size, sha256=sha256, url=show_url(url))
+    def receive(self, file: BinaryIO, backoff_s: float) -> str:
+        """The SHA256 of the file, once all of it is there."""
+        failures = 0
+        while True:
+            before = self._received
+            try:
+                self._attempt(file)
+                return self._digest.hexdigest()
+            except RetryableError as error:
+                failures = 1 if self._received > before else failures + 1
+                most = _MAX_FAILURES if error.attempts is None else error.attempts
+                if failures > most or (error.wait_s or 0) > MAX_RETRY_AFTER_S:
+                    raise error.failure from None
+                factor = 0.1 if failures == 1 else 2.0 ** (failures - 2)
+                self._pause(error.wait_s or min(_MAX_PAUSE_S, backoff_s * factor))
+
+    def _attempt(self, file: BinaryIO) -> None:
+        self._check_going()
+        with self._open() as response:
+            self._begin(file, response)
+            with self._woken(response):
+                self._copy(file, response)
+
+    def _open(self) -> requests.Response:
+        """An answer with bytes of the file, from where we are if the server can."""
+        if self._deadline is not None:
+            left = max(0.1, self._deadline - time.monotonic())
+            connect_s, stall_s = self._timeouts.connect_s, self._timeouts.stall_s
+            self._client.timeouts = replace(
+                self._timeouts, connect_s=min(connect_s, left), stall_s=min(stall_s, left)
+            )
+        headers = {"Range": f"bytes={self.at}-"} if self.at else {}
+        asked, self._location = self._location or self._url, None
+        try:
+            response, at = self._client.open(asked, headers=headers)
+        except requests.RequestException as error:
+            self._check_going()
+            raise transport_failure(error, self._url) from None
+        if response.status_code in (200, 206):
+            self._location = at
+            return response
+        with response:
+            if response.status_code == 416 and self.at:
+                self._restart("the file has become shorter")
+            failure = explain_plainly(response, at)
+            is_expired = asked != self._url and response.status_code in _EXPIRED
+            if is_expired and isinstance(failure, WeightsError):
+                raise RetryableError(failure)  # a signed address; the next attempt asks for another
+            raise failure
+
+    def _begin(self, file: BinaryIO, response: requests.Response) -> None:
+        """Judges an answer by its headers, and puts the file where its bytes go."""
+        refuse_page(response, self._url)
+        validator = validator_of(response)
+        if response.status_code == 206:
+            served = parse_content_range(response.headers.get("Content-Range", ""))
+            is_same = validator is not None and validator == self._validator
+            is_next = served is not None and served.start == self.at
+            if not is_same or not is_next or self._total not in (None, served and served.total):
+                self._restart("the file may have changed")
+            return
+        self._rewind(file)
+        self._validator = validator
+        self._total = content_length(response)
+        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
+        if self._total is None and not chunked:
+            raise self._wrong(
+                "http",
+                "the server does not say how long the file is, so a broken one could not be told",
+            )
+        self._check_size(self._total or 0)
+
+    def _rewind(self, file: BinaryIO) -> None:
+        self._starts += 1
+        if self._starts > _MAX_STARTS:
+            raise self._wrong("connection", f"broken off {_MAX_STARTS} times, and not continued")
+        with disk_errors(self._part):
+            file.seek(0)
+            file.truncate()
+        self.at, self._digest = 0, hashlib.sha256()
+
+    def _restart(self, why: str) -> None:
+        """Asks for the whole file next."""
+        self.at = 0
+        raise RetryableError(self._wrong("connection", f"{why}, again and again"))
+
+    def _copy(self, file: BinaryIO, response: requests.Response) -> None:
+        try:
+            while chunk := response.raw.read1(_READ_BYTES, decode_content=False):
+                self._check_going()
+                self._write(file, chunk)
+        except (HTTPError, OSError) as error:
+            self._check_going()
+            broken = self._wrong("connection", "the connection broke")
+            is_silent = isinstance(error, (ReadTimeoutError, TimeoutError))
+            raise RetryableError(stalled(self._url) if is_silent else broken) from None
+        self._check_going()
+        if self._total is not None and self.at < self._total:
+            raise RetryableError(self._wrong("connection", "the connection broke"))
+        if self.at == 0:
+            raise self._wrong("not_weights", "the file is empty")
+
+    def _write(self, file: BinaryIO, chunk: bytes) -> None:
+        if self.at == 0:
+            refuse_start(chunk, self._url)
+        self.at += len(chunk)
+        self._received += len(chunk)
+        self._check_size(self.at)
+        self._digest.update(chunk)
+        with disk_errors(self._part):
+            view = memoryview(chunk)
+            while view:
+                view = view[file.write(view) :]
+
+    def _check_size(self, size_bytes: int) -> None:
+        if self._max_bytes is not None and size_bytes > self._max_bytes:
+            what = f"the file has {size_bytes} bytes or more, {self._max_bytes} are allowed"
+            raise self._wrong("too_large", what)
+
+    def _check_going(self) -> None:
+        if self._cancelled.is_set():
+            raise WeightsError("cancelled", "the job was cancelled")
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            total_s = self._timeouts.total_s
+            raise self._wrong("too_slow", f"the download takes longer than {total_s:.0f} s")
+
+    def _pause(self, seconds: float) -> None:
+        if self._deadline is not None:
+            seconds = min(seconds, max(0.0, self._deadline - time.monotonic()))
+        self._cancelled.wait(seconds)
+
+    @contextlib.contextmanager
+    def _woken(self, response: requests.Response) -> Iterator[None]:
+        """Ends a read that waits for bytes as soon as the job is cancelled or its time is over."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.2):
+                try:
+                    self._check_going()
+                except WeightsError:
+                    with contextlib.suppress(AttributeError, RuntimeError, ValueError, OSError):
+                        response.raw.shutdown()
+                    return
+
+        watcher = threading.Thread(target=watch, name="fetch watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+    def _wrong(self, kind: str, what: str) -> WeightsError:
+        return WeightsError(kind, what, where=show_url(self._url))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -27,6 +27,7 @@ USER_AGENT = "bakery/1 (+python-requests)"
 """CivitAI answers a browser's name with login pages, and urllib's own with 403."""
 MAX_REDIRECTS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
+_IN_ADDRESSES = "!#$%&'()*+,/:;=?@[]~"
 _CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
 
 
@@ -158,7 +159,7 @@ class Client:
         target = response.headers.get("Location")
         if not target:
             raise WeightsError("redirect", "a redirect that names no target", where=show_url(at))
-        return check_redirect(at, target, self.policy, login_hint=self._login_hint)
+        return check_redirect(at, _encoded(target), self.policy, login_hint=self._login_hint)
 
     def _proxies(self, url: str) -> dict[str, str]:
         if not self._proxies_from_environment or is_loopback_host(urlsplit(url).hostname or ""):
@@ -188,6 +189,15 @@ def check_redirect(url: str, target: str, policy: HostPolicy, *, login_hint: str
             "host", f"a redirect leads to where none may: {error.what}", where=show_url(absolute)
         ) from None
     return absolute
+
+
+def _encoded(location: str) -> str:
+    """A Location as it came, byte for byte, with what an address cannot hold encoded once.
+
+    Many servers send raw UTF-8, which http.client hands over as Latin-1; encoded as it stands, it would
+    name another file. What is encoded already stays so.
+    """
+    return quote(location.encode("latin-1", "replace"), safe=_IN_ADDRESSES)
 
 
 def _origin(url: str) -> tuple[str, str, int]:

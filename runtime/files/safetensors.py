@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runtime.files.errors import WeightsError
-from runtime.files.sniff import SNIFF_BYTES, describe, identify_start
+from runtime.files.sniff import LFS_HINT, LFS_POINTER, SNIFF_BYTES, describe, identify_start
 
 MAX_HEADER_BYTES = 16 << 20
 """The format allows 100 MB; the largest real headers are below 1 MB, and this one is parsed in a worker."""
@@ -88,13 +88,13 @@ def read_header(path: Path) -> Header:
 def parse_header(file: BinaryIO, size_bytes: int, name: str) -> Header:
     """As `read_header`, of a file of which at least the header is at hand."""
     start = file.read(SNIFF_BYTES)
-    kind = identify_start(start)
-    if kind == "pickle":
-        raise WeightsError("pickle", f"this is {describe(kind)}", where=name)
-    if kind in ("html", "json", "xml"):
-        raise WeightsError("page", f"this is {describe(kind)}, not a model", where=name)
+    kind, words = identify_start(start), describe(start)
+    if kind == "page":
+        hint = LFS_HINT if words == LFS_POINTER else None
+        raise WeightsError("page", f"this is {words}, not a model", where=name, hint=hint)
     if kind != "safetensors":
-        raise WeightsError("not_weights", f"this is {describe(kind)}", where=name)
+        wrong = "pickle" if kind == "pickle" else "not_weights"
+        raise WeightsError(wrong, f"this is {words}", where=name)
     (length,) = struct.unpack("<Q", start[:8])
     if length > MAX_HEADER_BYTES:
         raise _invalid(name, f"its header claims {length} bytes")

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import FieldError, JobError
+from runtime.files.addresses import STORAGE_HOSTS
 from runtime.files.errors import WeightsError
-from runtime.files.families import recognise
 from runtime.files.fetch import fetch_url
 from runtime.files.http import Credentials, Timeouts
 from runtime.files.locks import locked
+from runtime.files.lora_kinds import recognise_lora
 from runtime.files.policy import HostPolicy, show_url
 from runtime.files.safetensors import read_header
 from runtime.job.request import LoraRequest
@@ -30,8 +31,6 @@ from runtime.worker import Worker
 
 VOLUME = Path("/runpod-volume")
 """Where RunPod mounts a network volume."""
-STORAGE_HOSTS = (".civitai.com", ".r2.cloudflarestorage.com", ".huggingface.co", ".hf.co")
-"""Where CivitAI and Hugging Face redirect to; allowed for a redirect only, since anybody has a bucket there."""
 _LINKS = "from-requests"
 _RETRYABLE = {"connection", "stalled", "too_slow", "server", "quota", "expired", "disk"}
 _IN_USE_S = 600
@@ -148,10 +147,6 @@ class LoraStore:
     def _fetch(
         self, url: str, key: str, prefix: str, deadline: float, cancelled: threading.Event
     ) -> Path:
-        def on_bytes(_: int) -> None:
-            if cancelled.is_set():
-                raise WeightsError("cancelled", "the job was cancelled")
-
         began = time.monotonic()
         fetched = fetch_url(
             url,
@@ -161,7 +156,7 @@ class LoraStore:
             timeouts=Timeouts(total_s=min(self._settings.lora_timeout_s, deadline - began)),
             sha256=prefix if len(prefix) == 64 else None,
             credentials=next((each for each in self._credentials if each.fits(url)), None),
-            on_bytes=on_bytes,
+            cancelled=cancelled,
         )
         try:
             self._check(fetched.path, fetched.sha256, prefix)
@@ -176,9 +171,10 @@ class LoraStore:
         """Is it the file that was asked for, and a LoRA that this image's model can use?"""
         if not sha256.startswith(prefix):
             raise WeightsError("hash", f"the file has the SHA-256 {sha256}")
-        facts, family = recognise(read_header(path)), self._worker.family
-        if facts.role != "lora":
-            raise WeightsError("role", f"the file is no LoRA but {facts.kind}")
+        header, family = read_header(path), self._worker.family
+        facts = recognise_lora(header.tensors, header.metadata)
+        if facts is None:
+            raise WeightsError("role", "the file is no LoRA")
         if facts.family not in {None, family}:
             raise WeightsError("family", f"the LoRA is for {facts.family}, this model is {family}")
         if facts.problem:

@@ -18,9 +18,9 @@ from bake.image.registry.client import RegistryClient
 from bake.image.registry.push import push_image, push_stream
 from bake.image.registry.streamed import StreamedFile, StreamedLayer, read_remote, stream_pin
 from bake.image.registry.upload import Blob, Uploader
+from bake.weights.transfer.remote import Remote
 from runtime.files.http import Client, Timeouts
 from runtime.files.policy import HostPolicy
-from runtime.files.remote import Remote
 from tests.integration.registry_case import (
     CONSOLE,
     QUICK,

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files.answers import Options
-from runtime.files.download import Download
+from bake.weights.transfer.download import Download, run_download
+from bake.weights.transfer.judge import Options
+from bake.weights.transfer.partial import PartFile
+from bake.weights.transfer.remote import Remote
 from runtime.files.errors import WeightsError
-from runtime.files.fetch import run_download
 from runtime.files.http import Client, Timeouts
-from runtime.files.partial import PartFile
 from runtime.files.policy import HostPolicy
-from runtime.files.remote import Remote
 from tests.standins import models
 from tests.standins.civitai import CivitaiFile, CivitaiVersion
 from tests.standins.http_server import Request

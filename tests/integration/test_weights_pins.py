@@ -51,7 +51,8 @@ def test_a_plain_refusal_says_what_to_do(case: Case) -> None:
     [
         (b"<!DOCTYPE html><html>" + b"." * 900, "HTML page"),
         (SDXL[:-1000], "breaks off 1000 bytes before its end"),
-        (b"nothing that anybody knows" * 50, "no weights file"),
+        (b"nothing that anybody knows" * 50, "a text in place of the file"),
+        (b"\xfe\xdcnothing" * 90, "no weights file"),
     ],
 )
 def test_what_is_no_weights_file_is_never_pinned(case: Case, data: bytes, text: str) -> None:

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from bake.weights.transfer.download import run_download
+from bake.weights.transfer.judge import Options
+from bake.weights.transfer.partial import PartFile
+from bake.weights.transfer.remote import Remote
 from runtime.files.errors import WeightsError
 from runtime.files.fetch import fetch_url
-from runtime.files.http import Credentials
+from runtime.files.http import Client, Credentials, Timeouts
 from runtime.files.policy import HostPolicy
 from tests.standins import models
 from tests.standins.http_server import Server
@@ -44,51 +48,45 @@ def server(certificate: Path) -> Iterator[Server]:
     storage.close()
 
 
-def test_a_trusted_server(server: Server, certificate: Path, tmp_path: Path) -> None:
-    fetched = fetch_url(
-        f"https://localhost:{server.server_port}/plain/x.safetensors?secret=1",
-        tmp_path / "there" / "x.safetensors",
-        policy=HostPolicy(loopback=True),
-        ca_bundle=str(certificate),
-        connections=3,
+def download(url: str, part: Path, ca_bundle: Path | None, token: str = "") -> str:
+    client = Client(
+        HostPolicy(loopback=True),
+        ca_bundle=str(ca_bundle) if ca_bundle else None,
+        credentials=Credentials(origin=url, value=token) if token else None,
     )
-    assert fetched.path.read_bytes() == DATA
-    assert fetched.sha256 == hashlib.sha256(DATA).hexdigest()
-    assert fetched.size_bytes == len(DATA)
-    assert "secret" not in fetched.url
+    with client:
+        return run_download(Remote(client, url), PartFile(part), Options(connections=3))
+
+
+def test_a_trusted_server(server: Server, certificate: Path, tmp_path: Path) -> None:
+    part = tmp_path / "there" / "x.part"
+    url = f"https://localhost:{server.server_port}/plain/x.safetensors?secret=1"
+    assert download(url, part, certificate) == hashlib.sha256(DATA).hexdigest()
+    assert part.read_bytes() == DATA
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_an_untrusted_server_or_name(
     server: Server, certificate: Path, tmp_path: Path, host: str
 ) -> None:
+    origin = f"https://{host}:{server.server_port}"
     with pytest.raises(WeightsError, match="certificate is not trusted here") as raised:
-        fetch_url(
-            f"https://{host}:{server.server_port}/plain/x.safetensors",
-            tmp_path / "x.safetensors",
-            policy=HostPolicy(loopback=True),
-            ca_bundle=str(certificate) if host == "127.0.0.1" else None,
-            credentials=Credentials(origin=f"https://{host}:{server.server_port}", value="s3cret"),
+        download(
+            f"{origin}/plain/x.safetensors",
+            tmp_path / "x.part",
+            certificate if host == "127.0.0.1" else None,
+            "s3cret",
         )
     assert raised.value.kind == "tls"
-    assert server.requests == []
-    assert not (tmp_path / "x.safetensors").exists()
-
-
-def test_a_download_is_not_repeated_when_its_digest_is_there(
-    server: Server, certificate: Path, tmp_path: Path
-) -> None:
-    digest = hashlib.sha256(DATA).hexdigest()
-    url = f"https://localhost:{server.server_port}/plain/x.safetensors"
-    for _ in range(2):
+    with pytest.raises(WeightsError, match="certificate is not trusted here"):
         fetch_url(
-            url,
+            f"{origin}/plain/x.safetensors",
             tmp_path / "x.safetensors",
             policy=HostPolicy(loopback=True),
-            ca_bundle=str(certificate),
-            sha256=digest,
+            timeouts=Timeouts(),
         )
-    assert len(server.requests) == 1
+    assert server.requests == []
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_a_worker_does_not_reach_this_machine(server: Server, tmp_path: Path) -> None:
@@ -98,6 +96,7 @@ def test_a_worker_does_not_reach_this_machine(server: Server, tmp_path: Path) ->
                 f"https://{host}:{server.server_port}/plain/x.safetensors",
                 tmp_path / "x.safetensors",
                 policy=HostPolicy(),
+                timeouts=Timeouts(),
             )
         assert raised.value.kind == "host"
     assert server.requests == []

@@ -1,7 +1,9 @@
 """Weights are checked before they are believed: the header, the family, the manifest."""
 
+import io
 import json
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from bake.errors import SourceError
 from bake.manifest.load import parse_manifest
 from bake.manifest.model import Manifest
 from bake.weights.check import check_stored, inspect_start, inspect_weights
+from bake.weights.kinds import recognise
 from runtime.files.errors import WeightsError
-from runtime.files.families import recognise
 from runtime.files.safetensors import read_header
 from tests.standins import models
 from tests.unit.test_lock import pin
@@ -120,6 +122,13 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path: Path) -> None:
         read_header(write(tmp_path, {"a": entry(0, 4)}, length=1 << 30))
 
 
+def zip_of(name: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(name, "x")
+    return packed.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "text"),
     [
@@ -130,7 +139,29 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path: Path) -> None:
         (b"<?xml version='1.0'?><Error>", "page", "an XML answer, not a model"),
         (b"PK\x03\x04", "pickle", "a pickle (.ckpt, .pt), which can run code"),
         (b"\x80\x02}q", "pickle", "a pickle (.ckpt, .pt), which can run code"),
-        (b"version https://git-lfs", "not_weights", "no weights file"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n",
+            "page",
+            "a Git LFS pointer, the text that stands for a large file in its repository, not a model; "
+            "fetch the file itself: git lfs pull, or an address with /resolve/",
+        ),
+        (b"version https://hawser.github.com/spec/v1\n", "page", "a Git LFS pointer"),
+        (b"\x1f\x8b\x08\0" * 9, "not_weights", "this is packed with gzip"),
+        (b"\x28\xb5\x2f\xfd" * 9, "not_weights", "this is packed with zstd"),
+        (b"7z\xbc\xaf\x27\x1c" * 9, "not_weights", "this is a 7z archive"),
+        (b"Rar!\x1a\x07\1\0" * 9, "not_weights", "this is a RAR archive"),
+        (b"GGUF\3\0\0\0" * 9, "not_weights", "a GGUF file, which the webui cannot load"),
+        (b"\x89PNG\r\n\x1a\n" * 9, "not_weights", "this is a picture"),
+        (zip_of("notes.txt"), "not_weights", "this is a zip archive"),
+        (zip_of("archive/data.pkl"), "pickle", "a pickle (.ckpt, .pt), which can run code"),
+        (
+            b"<?xml version='1.0'?>\n<Error><Code>NoSuchKey</Code><Message>secret</Message></Error>",
+            "page",
+            "this is an object store's error in XML (NoSuchKey), not a model",
+        ),
+        (b"Access to this file is denied.\n", "page", "this is a text, not a model"),
+        (b"\xef\xbb\xbf\n <html>", "page", "an HTML page"),
+        (b'[{"error": 1}]', "page", "a JSON answer"),
     ],
 )
 def test_what_is_no_safetensors_file_is_named(
@@ -141,7 +172,7 @@ def test_what_is_no_safetensors_file_is_named(
     with pytest.raises(WeightsError) as raised:
         read_header(path)
     assert raised.value.kind == kind
-    assert text in raised.value.what
+    assert text in str(raised.value)
 
 
 def lora(key: str, width: int) -> dict[str, tuple[int, ...]]:

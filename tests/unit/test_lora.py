@@ -65,7 +65,8 @@ class Source:
         self.arguments = arguments
         if self.error is not None:
             raise self.error
-        arguments["on_bytes"](len(self.data))
+        if arguments["cancelled"].is_set():
+            raise WeightsError("cancelled", "the job was cancelled")
         target.write_bytes(self.data)
         digest = hashlib.sha256(self.data).hexdigest()
         return Fetched(path=target, size_bytes=len(self.data), sha256=digest, url=url)
@@ -250,7 +251,7 @@ def test_a_full_hash_is_checked_while_it_is_fetched(tmp_path: Path, source: Sour
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (safetensors(SDXL), "the file is no LoRA but checkpoint"),
+        (safetensors(SDXL), "the file is no LoRA"),
         (safetensors(LORA_SDXL), "the LoRA is for sdxl, this model is demo"),
         (
             safetensors({"unet.x.lora_A.weight": (4, 8)}),

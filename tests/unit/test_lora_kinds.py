@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files.families import Recognised, recognise
+from bake.weights.kinds import Recognised, recognise
 from runtime.files.safetensors import read_header
 from tests.standins.models import safetensors
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from bake.weights.transfer.patience import Patience
+from runtime.files.answers import RetryableError
 from runtime.files.errors import WeightsError
-from runtime.files.patience import Patience
-from runtime.files.remote import RetryableError
 
 FAILURE = WeightsError("quota", "too many requests")
 

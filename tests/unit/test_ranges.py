@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.files.partial import PartFile, PrefixHasher, write_all
-from runtime.files.ranges import Ranges
-from runtime.files.remote import ContentRange, parse_content_range
+from bake.weights.transfer.partial import PartFile, PrefixHasher, write_all
+from bake.weights.transfer.ranges import Ranges
+from runtime.files.answers import ContentRange, parse_content_range
 
 SPAN = st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda p: (p[0], p[0] + p[1]))
 

@@ -29,8 +29,9 @@ from bake.weights.context import Context, bake_errors, to_bake_error
 from bake.weights.providers import parse_pinned, provider_for
 from bake.weights.sites.local import find_file
 from bake.weights.store import Store
+from bake.weights.transfer.remote import Remote
+from runtime.files.answers import MAX_RETRY_AFTER_S, RetryableError, connection_failure
 from runtime.files.errors import WeightsError
-from runtime.files.remote import MAX_RETRY_AFTER_S, Remote, RetryableError, connection_failure
 from runtime.worker import WEIGHTS_MTIME
 
 if TYPE_CHECKING:

@@ -9,15 +9,10 @@ from typing import Any
 
 import requests
 
+from runtime.files.answers import MAX_RETRY_AFTER_S, Explain, RetryableError, transport_failure
 from runtime.files.errors import WeightsError
 from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url
-from runtime.files.remote import (
-    MAX_RETRY_AFTER_S,
-    Explain,
-    RetryableError,
-    connection_failure,
-)
 
 MAX_ANSWER_BYTES = 8 << 20
 ATTEMPTS = 4
@@ -73,15 +68,8 @@ def _ask_once(client: Client, url: str, *, method: str, explain: Explain) -> req
         response = client.request(
             url, method=method, headers={"Accept": "application/json"}, stream=True
         )
-    except requests.exceptions.SSLError:
-        raise WeightsError(
-            "tls",
-            "the server's certificate is not trusted here",
-            where=show_url(url),
-            hint="set REQUESTS_CA_BUNDLE to your network's certificates",
-        ) from None
     except requests.RequestException as error:
-        raise RetryableError(connection_failure(error, url)) from None
+        raise transport_failure(error, url) from None
     if response.status_code < 400:
         return response
     with response:

@@ -22,10 +22,10 @@ from bake.weights.sites.civitai_records import (
     parse_version,
 )
 from bake.weights.sources import Source
+from bake.weights.transfer.remote import Remote
 from runtime.files.addresses import CIVITAI, civitai_file
 from runtime.files.errors import WeightsError
 from runtime.files.http import Client
-from runtime.files.remote import Remote
 
 CONNECTIONS = 2
 """No cap is published; two is polite and hides one connection's pauses."""

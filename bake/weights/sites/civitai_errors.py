@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 import requests
 
 from bake.weights.sites.answers import is_html, read_json
+from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
 from runtime.files.errors import WeightsError
 from runtime.files.policy import show_url
-from runtime.files.remote import RetryableError, explain_plainly, retry_after_s
 
 TokenState = Literal["none", "valid", "invalid", "unknown"]
 _DATE = re.compile(r"^\d{4}-\d{2}-\d{2}(?:T\d{2}:\d{2})?")

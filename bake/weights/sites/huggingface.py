@@ -7,7 +7,7 @@ which pins nothing, so such a file is downloaded once.
 from __future__ import annotations
 
 import re
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 
@@ -16,11 +16,12 @@ from bake.weights.context import Context, Found, Newer
 from bake.weights.locations import recall
 from bake.weights.sites.answers import ask, get_json, is_html
 from bake.weights.sources import Source
+from bake.weights.transfer.remote import Remote
 from runtime.files.addresses import HUGGING_FACE, hub_file
+from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
 from runtime.files.errors import WeightsError
-from runtime.files.http import MAX_REDIRECTS, Client
+from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url
-from runtime.files.remote import Remote, RetryableError, explain_plainly, retry_after_s
 
 CONNECTIONS = 4
 """Its CDN is made for several; its own client uses more."""
@@ -88,13 +89,12 @@ def _head(context: Context, client: Client, source: Source, revision: str) -> di
             client, url, method="HEAD", explain=explain, backoff_s=context.settings.backoff_s
         )
         response.close()
-        target = urljoin(url, response.headers.get("Location", url))
-        if "X-Repo-Commit" in response.headers or urlsplit(target)[:2] != urlsplit(url)[:2]:
+        target = response.headers.get("Location", "")
+        is_hub = "/resolve/" in target and "X-Repo-Commit" not in response.headers
+        if response.status_code not in REDIRECTS or not is_hub:
             break
-        if target == url:
-            break
-        # A renamed repository: the hub redirects to itself.
-        url = target
+        # A renamed repository, or a mirror that sends on to the hub itself; the token stays behind.
+        url = client.redirected(response, url)
     headers = response.headers
     commit = headers.get("X-Repo-Commit", "").lower()
     if not _COMMIT.match(commit):

@@ -15,7 +15,7 @@ from bake.errors import SourceError
 from bake.weights.context import Context, Found
 from bake.weights.sources import Source
 from bake.weights.store import hash_file
-from runtime.files.partial import disk_errors
+from runtime.files.errors import disk_errors
 
 _FICLONE = 0x40049409
 _CHUNK_BYTES = 4 << 20

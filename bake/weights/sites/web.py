@@ -6,9 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 from bake.weights.context import Context, Found
 from bake.weights.sources import Source
-from runtime.files.fetch import file_name_of
+from bake.weights.transfer.remote import Remote
 from runtime.files.policy import HostPolicy, is_loopback_host, show_url
-from runtime.files.remote import Remote
 
 CONNECTIONS = 2
 """For a server of which nothing is known."""
@@ -18,7 +17,7 @@ def find_web(source: Source) -> Found:
     """Names the file by the address alone."""
     url = source.url or ""
     name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
-    return Found(file_name=name or file_name_of(url), url=show_url(url), sha256=None)
+    return Found(file_name=name or "file", url=show_url(url), sha256=None)
 
 
 def open_web(context: Context, source: Source) -> Remote:

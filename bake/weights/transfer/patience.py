@@ -6,9 +6,7 @@ import random
 import time
 from dataclasses import dataclass
 
-from runtime.files.errors import WeightsError
-from runtime.files.policy import show_url
-from runtime.files.remote import MAX_RETRY_AFTER_S, RetryableError
+from runtime.files.answers import MAX_RETRY_AFTER_S, RetryableError, stalled
 
 MAX_BACKOFF_S = 30.0
 MAX_LONE_FAILURES = 3
@@ -75,10 +73,3 @@ class Pace:
         if self._bytes < MIN_BYTES_PER_S * passed_s:
             raise RetryableError(stalled(url))
         self._began, self._bytes = time.monotonic(), 0
-
-
-def stalled(url: str) -> WeightsError:
-    """The error for a server that stays silent."""
-    return WeightsError(
-        "stalled", "the server stopped sending", where=show_url(url), hint="try again later"
-    )

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.files.errors import WeightsError
-from runtime.files.ranges import Ranges
+from bake.weights.transfer.ranges import Ranges
+from runtime.files.errors import WeightsError, disk_errors
 
 _JOURNAL_FORMAT = 1
 _HASH_CHUNK_BYTES = 1 << 20
@@ -128,21 +128,6 @@ class PartFile:
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what a disk says into WeightsError, kind `disk`."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise WeightsError(
-            "disk",
-            "the disk is full" if full else f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            hint="make room and start again: what is there already is kept" if full else None,
-        ) from None
 
 
 def write_all(handle: int, data: bytes, offset: int, path: Path) -> None:

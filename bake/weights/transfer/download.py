@@ -14,22 +14,21 @@ import time
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from runtime.files.answers import (
+from bake.weights.transfer.judge import (
     Options,
     RestartError,
     judge_lead,
     judge_segment,
-    refuse_start,
     too_large,
-    validator_of,
     wrong_size,
 )
+from bake.weights.transfer.partial import PartFile, PrefixHasher, write_all
+from bake.weights.transfer.patience import MAX_LONE_FAILURES, Pace, Patience
+from bake.weights.transfer.remote import Remote
+from bake.weights.transfer.segments import ENDLESS, Pass, TooManyError
+from runtime.files.answers import RetryableError, refuse_start, stalled, validator_of
 from runtime.files.errors import WeightsError
-from runtime.files.partial import PartFile, PrefixHasher, write_all
-from runtime.files.patience import MAX_LONE_FAILURES, Pace, Patience, stalled
 from runtime.files.policy import show_url
-from runtime.files.remote import Remote, RetryableError
-from runtime.files.segments import ENDLESS, Pass, TooManyError
 
 READ_BYTES = 256 << 10
 FIRST_CHECKPOINT_S = 1.0
@@ -367,3 +366,30 @@ class Download:
                 response.raw.shutdown()
         for thread in threads:
             thread.join(timeout=2.0)
+
+
+def run_download(remote: Remote, part: PartFile, options: Options) -> str:
+    """Runs one download and compares its digest; a wrong file is thrown away.
+
+    If bytes of an earlier attempt were part of a wrong result, the fault may be theirs: the file is
+    downloaded once more from its first byte before the server is blamed.
+    """
+    for _ in range(2):
+        download = Download(remote, part, options)
+        try:
+            found = download.run()
+        except WeightsError as error:
+            is_other = error.kind in ("page", "size", "too_large", "not_weights")
+            if is_other or not part.done.total:  # room that was reserved for nothing is given back
+                part.reset()
+            raise
+        if options.sha256 in (None, found):
+            return found
+        part.reset()
+        if not download.resumed_bytes:
+            break
+    raise WeightsError(
+        "hash",
+        f"the server sent a file with SHA256 {found}, {options.sha256} was expected",
+        where=show_url(remote.url),
+    )

@@ -6,9 +6,9 @@ import threading
 
 import requests
 
-from runtime.files.answers import Options
-from runtime.files.partial import PartFile
-from runtime.files.ranges import Ranges
+from bake.weights.transfer.judge import Options
+from bake.weights.transfer.partial import PartFile
+from bake.weights.transfer.ranges import Ranges
 
 ENDLESS = 1 << 62
 """The end of a segment in a file of unknown length."""

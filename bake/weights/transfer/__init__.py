@@ -1,0 +1,1 @@
+"""The download engine: one file over several connections, resumed at its byte, hashed while it comes."""

@@ -1,0 +1,170 @@
+"""Sources as servers really are: mirrors that redirect, raw UTF-8 in a Location, encodings that are none."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bake.errors import SourceError
+from runtime.files.errors import WeightsError
+from runtime.files.fetch import fetch_url
+from runtime.files.http import Timeouts
+from runtime.files.policy import HostPolicy
+from tests.integration.weights_case import VERSION, Case, open_case
+from tests.standins import models
+from tests.standins.http_server import Answer, Request, Server
+from tests.standins.huggingface import HF_TOKEN
+from tests.standins.world import COMMIT, VAE_REPOSITORY, add_catalogue
+
+SDXL = models.safetensors(models.SDXL, seed=5, padding_bytes=200_000)
+SHA256 = hashlib.sha256(SDXL).hexdigest()
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    with open_case(tmp_path) as opened:
+        yield opened
+
+
+@contextmanager
+def serve(answer: Callable[[Request], Answer]) -> Iterator[Server]:
+    server = Server("wild", answer)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def file_answer(data: bytes = SDXL, **headers: str) -> Answer:
+    return Answer(headers={each.replace("_", "-"): headers[each] for each in headers}, body=data)
+
+
+def bake_it(case: Case, url: str) -> str:
+    """Locks and fetches; the digest of what is in the store then."""
+    return hashlib.sha256(case.fetch(case.pin(url)).read_bytes()).hexdigest()
+
+
+def fetch_it(case: Case, url: str) -> str:
+    """As a worker does."""
+    policy = HostPolicy(loopback=True)
+    return fetch_url(url, case.folder / "x", policy=policy, timeouts=Timeouts()).sha256
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_mirror_that_redirects_to_the_hub(case: Case, status: int) -> None:
+    add_catalogue(case.world)
+    case.add_civitai(SDXL)
+    hub = case.world.huggingface.server
+
+    def answer(request: Request) -> Answer:
+        return Answer(status=status, headers={"Location": hub.url + request.target})
+
+    with serve(answer) as mirror:
+        case.with_tokens(huggingface=HF_TOKEN)
+        case.settings = replace(case.settings, huggingface_url=mirror.url)
+        more = f"vae: hf://{VAE_REPOSITORY}/sdxl_vae.safetensors\n"
+        pin = case.lock(case.manifest(f"civitai:{VERSION}", more=more)).pin("vae")
+        assert pin.revision == COMMIT
+        assert pin.licence.name == "mit"
+        assert hashlib.sha256(case.fetch(pin).read_bytes()).hexdigest() == pin.sha256
+        assert all(each.token == HF_TOKEN for each in mirror.requests)
+    assert all(each.token is None for each in hub.requests)
+    assert HF_TOKEN not in "".join(each.text for each in case.world.storage.server.requests)
+
+
+@pytest.mark.parametrize("run", [bake_it, fetch_it])
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("/ü à/Å.safetensors?name=é", "/%C3%BC%20%C3%A0/%C3%85.safetensors?name=%C3%A9"),
+        ("/%C3%BC%20x.safetensors?a=%2F+%26", "/%C3%BC%20x.safetensors?a=%2F+%26"),
+        ("/模型[1].safetensors", "/%E6%A8%A1%E5%9E%8B%5B1%5D.safetensors"),
+    ],
+)
+def test_a_location_is_encoded_once(
+    case: Case, run: Callable[[Case, str], str], location: str, target: str
+) -> None:
+    def answer(request: Request) -> Answer:
+        if request.path == "/x.safetensors":
+            return Answer(status=302, headers={"Location": location.encode().decode("latin-1")})
+        return file_answer() if request.target == target else Answer(status=404)
+
+    with serve(answer) as server:
+        assert run(case, f"{server.url}/x.safetensors") == SHA256
+
+
+@pytest.mark.parametrize("run", [bake_it, fetch_it])
+@pytest.mark.parametrize("encoding", ["", " ", "identity", "aws-chunked", "AWS-chunked,identity"])
+def test_an_encoding_that_changes_no_byte(
+    case: Case, run: Callable[[Case, str], str], encoding: str
+) -> None:
+    with serve(lambda _: file_answer(Content_Encoding=encoding)) as server:
+        assert run(case, f"{server.url}/x.safetensors") == SHA256
+
+
+@pytest.mark.parametrize("run", [bake_it, fetch_it])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "aws-chunked,zstd"])
+def test_an_encoding_that_packs_is_named(
+    case: Case, run: Callable[[Case, str], str], encoding: str
+) -> None:
+    name = encoding.rpartition(",")[2]
+    with (
+        serve(lambda _: file_answer(Content_Encoding=encoding)) as server,
+        pytest.raises((SourceError, WeightsError), match=rf"packs the file \({name}\)"),
+    ):
+        run(case, f"{server.url}/x.safetensors")
+    assert case.stored() == []
+
+
+@pytest.mark.parametrize("run", [bake_it, fetch_it])
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "a Git LFS pointer",
+        ),
+        (b'<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>', r"in XML \(NoSuchKey\)"),
+        (b'{"detail": "Not Found"}', "a JSON answer"),
+        (b"<html><body>Sign in</body></html>", "an HTML page"),
+        (b"404: Not Found, really", "a text"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_what_comes_in_place_of_a_file_is_named(
+    case: Case, run: Callable[[Case, str], str], data: bytes, name: str
+) -> None:
+    with (
+        serve(lambda _: file_answer(data)) as server,
+        pytest.raises((SourceError, WeightsError), match=name),
+    ):
+        run(case, f"{server.url}/x.safetensors")
+    assert case.stored() == []
+    assert not (case.folder / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(b"\x1f\x8b" + bytes(600), "packed with gzip"), (b"GGUF" + bytes(600), "a GGUF file")],
+)
+def test_a_file_of_another_form_is_named(case: Case, data: bytes, name: str) -> None:
+    with (
+        serve(lambda _: file_answer(data)) as server,
+        pytest.raises(SourceError, match=f"this is {name}"),
+    ):
+        bake_it(case, f"{server.url}/x.safetensors")
+    assert case.stored() == []
+
+
+@pytest.mark.parametrize("status", [520, 521, 522, 523, 524, 525, 526, 527, 530])
+def test_what_cloudflare_says_of_an_origin_passes(case: Case, status: int) -> None:
+    count = iter(range(100))
+
+    def answer(_: Request) -> Answer:
+        return Answer(status=status) if next(count) % 3 else file_answer()
+
+    with serve(answer) as server:
+        assert bake_it(case, f"{server.url}/x.safetensors") == SHA256
