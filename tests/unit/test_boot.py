@@ -8,6 +8,7 @@ import os
 import py_compile
 import struct
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,43 @@ def test_read_ahead_reads_what_there_is(tmp_path: Path) -> None:
     path.write_bytes(bytes(3 << 20))
     read_ahead.read_ahead([(str(path), 0, 3 << 20), (str(tmp_path / "missing"), 0, 10)])
     assert all(read_ahead.resident_pages(str(path), 0, 3 << 20))
+
+
+def test_read_ahead_without_a_right_to_write() -> None:
+    """As the kernel has it: mincore tells such a process that all pages are there."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder, "weights")
+        path.write_bytes(os.urandom(4 << 20))
+        path.chmod(0o644)
+        file = os.open(path, os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+        if any(read_ahead.resident_pages(str(path), 0, 4 << 20)):
+            pytest.skip("this file system keeps its pages in memory")
+        if (child := os.fork()) == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            read_ahead.read_ahead([(str(path), 0, 4 << 20)])
+            os._exit(read_ahead.tells_residency(str(path)))
+        assert os.waitpid(child, 0)[1] == 0
+        assert all(read_ahead.resident_pages(str(path), 0, 4 << 20))
+
+
+def test_every_chunk_is_read_where_residency_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "there"
+    path.write_bytes(bytes(3 << 20))
+    assert read_ahead._missing_chunks(str(path), 5000, 1 << 20) == []
+    monkeypatch.setattr(read_ahead, "tells_residency", lambda _: False)
+    assert read_ahead._missing_chunks(str(path), 5000, 1 << 20) == [
+        (str(path), 4096, (1 << 20) + 5000 - 4096)
+    ]
 
 
 def test_list_of_ranges(tmp_path: Path) -> None:
