@@ -10,6 +10,7 @@ import struct
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -467,5 +468,13 @@ def test_hashes_of_baked_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
     assert Upstream.sha256_from_cache(str(path), "lora/lora", True) == data
     assert Upstream.sha256_from_cache("/other", "x") == "upstream x False"
+    read_only = SimpleNamespace(
+        cached_data_for_file=None, make_cache=lambda _: Path("/proc/x").mkdir()
+    )
+    hashes._read_directly(read_only, known)
+    cache = read_only.make_cache("hashes")
+    assert bool(cache)
+    cache["x"] = {"mtime": 1}
+    assert cache.get("x") == {"mtime": 1}
     os.utime(path, (WEIGHTS_MTIME + 5, WEIGHTS_MTIME + 5))
     assert Upstream.sha256_from_cache(str(path), "lora/lora") == "upstream lora/lora False"

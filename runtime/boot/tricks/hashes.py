@@ -3,7 +3,8 @@
 `worker.json` has every file's SHA-256, and a warm-up adds the LoRAs' second kind of hash (of what
 follows the header, which the infotext names). Answers are given for files at their path with the
 size and mtime that baking gave them; for every other file upstream asks its own cache. Those caches
-are SQLite files with times in them, so an image with them would never be the same twice.
+are SQLite files with times in them, so an image with them would never be the same twice. Where they
+cannot be made, on a read-only root file system, the webui gets caches in memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from runtime.boot.context import Context
 from runtime.boot.hooks import after_import
+from runtime.boot.timeline import log
 from runtime.worker import WEIGHTS_MTIME, WORKER_FILE
 
 FILE = "hashes.json"
@@ -87,13 +89,26 @@ def _answer(hashes: Any, known: Known) -> None:
     hashes.sha256_from_cache = sha256_from_cache
 
 
+class _InMemory(dict[str, Any]):
+    def __bool__(self) -> bool:
+        """The webui makes a cache anew where what it has is false."""
+        return True
+
+
 def _read_directly(cache: Any, known: Known) -> None:
     """A header is read in milliseconds; opening a database for it takes longer."""
-    upstream = cache.cached_data_for_file
+    upstream, make_in_file = cache.cached_data_for_file, cache.make_cache
+
+    def make_cache(subsection: str) -> Any:
+        try:
+            return make_in_file(subsection)
+        except OSError as error:
+            log(f"the webui's cache {subsection} is kept in memory: {error!r}")
+            return _InMemory()
 
     def cached_data_for_file(subsection: str, title: str, filename: str, func: Any) -> Any:
         if subsection == "safetensors-metadata" and _entry(known, filename) is not None:
             return func()
         return upstream(subsection, title, filename, func)
 
-    cache.cached_data_for_file = cached_data_for_file
+    cache.cached_data_for_file, cache.make_cache = cached_data_for_file, make_cache
