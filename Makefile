@@ -9,7 +9,7 @@ SHELL_FILES := .ci/run requirements/pin-images demo/run demo/draw demo/engine/co
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
-.PHONY: help venv demo bake check test test-unit engine-start engine-stop bench schema standins locks runtime-venvs clean
+.PHONY: help venv demo bake check test test-unit engine-start engine-stop bench schema standins locks release runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -77,6 +77,13 @@ locks: venv ## Resolve the hashed locks again
 	$(BIN)/uv pip compile $(WEBUI_LOCK) --override requirements/webui-overrides.txt --output-file requirements/webui.txt requirements/webui.in
 	$(BIN)/uv pip compile $(WEBUI_LOCK) --constraint requirements/webui.txt --output-file requirements/torch.txt requirements/torch.in
 
+release: venv ## Build the artefacts of a release in dist/, and check them (docs/release.md)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	demo/engine/start
+	BAKE_TEST_DIST=dist $(BIN)/pytest tests/unit/test_package.py tests/integration/test_install.py
+
 clean: ## Remove what can be made again
 	demo/engine/stop
-	rm -rf $(VENV) .venv-runtime .venv-runtime-latest .engine build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-runtime .venv-runtime-latest .engine build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,12 +1,26 @@
 """The files that images are made of: Dockerfiles, locks and the runtime's source."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
-"""The checkout: they lie beside the package."""
 PACKAGES = ("bake", "runtime")
+"""All of our source."""
 
 
 def package_folder(package: str) -> Path:
-    """Where the source of one of our packages lies, also where it is installed."""
+    """Where the source of one of our packages lies: side by side, in a checkout and where they are installed."""
     return Path(__file__).parents[1] / package
+
+
+def _resources() -> Path:
+    """A wheel has them as data of this package (pyproject.toml); in a checkout they lie beside it."""
+    installed = Path(__file__).with_name("resources")
+    return installed if installed.is_dir() else Path(__file__).parents[1]
+
+
+DOCKERFILE_BASE = _resources() / "Dockerfile.base"
+DOCKERFILE_FINAL = _resources() / "Dockerfile.final"
+LOCKS = _resources() / "requirements"
+"""The locks; this folder is the build context of Dockerfile.base."""
+RUNTIME_LOCK = LOCKS / "runtime.txt"

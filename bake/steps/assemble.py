@@ -110,7 +110,7 @@ def assemble_image(
                 *packages_of_layer(environment, kept=run.context.kept),
             ],
             documents=folder.root / "layers" / "documents.tar.gz",
-            sdk=sdk_of(assets.REPOSITORY),
+            sdk=sdk_of(assets.RUNTIME_LOCK),
             harvest=harvest,
         )
         save_image(image, folder.root)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _environment(situation: Situation, _earlier: Earlier) -> Document:
-    lock = hash_tree(assets.REPOSITORY / "requirements" / "runtime.txt")
+    lock = hash_tree(assets.RUNTIME_LOCK)
     return {**_of_both(situation), "requirements/runtime.txt": lock}
 
 
@@ -32,7 +32,7 @@ def _runtime(situation: Situation, _earlier: Earlier) -> Document:
 def _of_both(situation: Situation) -> Document:
     args = {**situation.manifest.base.args, **situation.options.build_args}
     return {
-        "Dockerfile.final": hash_tree(assets.REPOSITORY / "Dockerfile.final"),
+        "Dockerfile.final": hash_tree(assets.DOCKERFILE_FINAL),
         "python image": args.get("PYTHON_IMAGE", ""),
         **sources_of(__name__),
     }
@@ -56,7 +56,6 @@ def make_thin_layer(run: Run, target: ThinTarget) -> TreeLayer:
             layer = build_thin_layer(
                 target,
                 engine=run.engine,
-                repository=assets.REPOSITORY,
                 build_args=run.base.build_args,
                 blob=folder.root / "layers" / f"{target}.tar.gz",
                 scratch=scratch,

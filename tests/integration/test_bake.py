@@ -114,7 +114,10 @@ def test_an_edit_runs_only_what_depends_on_it(
         planned = run(*bakery.command("plan", "--json"), env=bakery.environment)
         assert planned.returncode == 0, planned.stderr
         steps = {step["step"]: step for step in json.loads(planned.stdout)["steps"]}
-        assert steps["warmup"]["why"] == "warmup changed"
+        assert steps["warmup"]["why"] == (
+            'warmup.prompt changed ("a red circle on a white background" → '
+            '"a green triangle on a white background")'
+        )
         assert [name for name, step in steps.items() if step["runs"]] == [
             "warmup", "assemble", "load", "verify",
         ]  # fmt: skip

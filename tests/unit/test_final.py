@@ -114,13 +114,12 @@ def test_it_says_what_it_was_made_from(tmp_path: Path) -> None:
 
 
 def test_the_sdk_is_the_one_of_the_environment_s_lock(tmp_path: Path) -> None:
-    lock_file = tmp_path / "requirements" / "runtime.txt"
-    lock_file.parent.mkdir()
+    lock_file = tmp_path / "runtime.txt"
     lock_file.write_text("    # via runpod==9\nrunpod==1.7.10 \\\n    --hash=sha256:00\n")
-    assert sdk_of(tmp_path) == "runpod 1.7.10"
+    assert sdk_of(lock_file) == "runpod 1.7.10"
     lock_file.write_text("requests==2\n")
     with pytest.raises(BuildError, match="pins no runpod"):
-        sdk_of(tmp_path)
+        sdk_of(lock_file)
 
 
 def test_the_same_inputs_give_the_same_image(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ EXPECTED = {
     "**": NOTHING,
 }
 """The steps whose own document changes, by the first pattern that fits; what stands on them follows."""
-SCRIPT = """
+PLAN = """
 import json, sys
 from pathlib import Path
 from bake.image.build.base import plan_base
@@ -97,14 +97,17 @@ def plan(records):
         manifest=manifest, lock=Lock(manifest_name="a-model", family="sd1", pins=(pin,)),
         options=Options(build_args={}), base=plan_base(manifest, build_args={}).document,
         record=records.get, exists=lambda name, result: True, missing_pins=()))
-
-records = {step.name: Record(document=dict(step.document), result={}) for step in plan({}).steps}
-answer = {}
+"""
+"""Defines `plan(records)`, for a process whose `bake` is another one than ours."""
+SCRIPT = f"""
+{PLAN}
+records = {{step.name: Record(document=dict(step.document), result={{}}) for step in plan({{}}).steps}}
+answer = {{}}
 for name in json.loads(sys.argv[1]):
     path = Path(name)
     before = path.read_bytes()
     path.write_bytes(before + b"\\n# edited\\n")
-    answer[name] = {step.name: step.why for step in plan(records).steps if step.runs}
+    answer[name] = {{step.name: step.why for step in plan(records).steps if step.runs}}
     path.write_bytes(before)
 assert not any(step.runs for step in plan(records).steps)
 print(json.dumps(answer))

@@ -178,7 +178,7 @@ def _locate(manifest: Manifest) -> tuple[Path, Path]:
     """The Dockerfile and its context; a manifest's own are relative to it."""
     base, folder = manifest.base, manifest.path.absolute().parent
     if base.dockerfile is None:
-        return assets.REPOSITORY / "Dockerfile.base", assets.REPOSITORY / "requirements"
+        return assets.DOCKERFILE_BASE, assets.LOCKS
     path = (folder / base.dockerfile).resolve()
     context = (folder / base.context).resolve() if base.context else path.parent
     if not context.is_dir():

@@ -7,11 +7,13 @@ base; the third is plain files. All are normalised, so that the same content giv
 from __future__ import annotations
 
 import re
+import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from bake import assets
 from bake.errors import BuildError
 from bake.image.engine.docker import Engine
 from bake.image.oci.layers import TreeLayer, make_tree_layer
@@ -23,7 +25,6 @@ def build_thin_layer(
     target: ThinTarget,
     *,
     engine: Engine,
-    repository: Path,
     build_args: Mapping[str, str],
     blob: Path,
     scratch: Path,
@@ -34,10 +35,9 @@ def build_thin_layer(
     Args:
         target: The stage.
         engine: Builds it.
-        repository: The checkout that holds Dockerfile.final, `requirements/` and `runtime/`.
         build_args: PYTHON_IMAGE is used, others are not passed on.
         blob: Where the layer is written.
-        scratch: A folder for the tar that the builder writes.
+        scratch: A folder for the build context and the tar that the builder writes.
         log: Takes the build's output.
 
     Raises:
@@ -47,11 +47,11 @@ def build_thin_layer(
     image = build_args.get("PYTHON_IMAGE")
     engine.buildx(
         [
-            "--file", str(repository / "Dockerfile.final"),
+            "--file", str(assets.DOCKERFILE_FINAL),
             "--target", target,
             *(["--build-arg", f"PYTHON_IMAGE={image}"] if image else []),
             "--output", f"type=tar,dest={tree}",
-            str(repository),
+            str(_make_context(scratch / "context")),
         ],
         log=log,
         what=f"the {target} stage of Dockerfile.final",
@@ -59,13 +59,24 @@ def build_thin_layer(
     return _pack(tree, blob, what=target)
 
 
-def sdk_of(repository: Path) -> str:
+def _make_context(folder: Path) -> Path:
+    """What Dockerfile.final copies, as it lies in a checkout, and nothing else of where bake is installed."""
+    shutil.copytree(
+        assets.package_folder("runtime"),
+        folder / "runtime",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    (folder / "requirements").mkdir()
+    shutil.copy(assets.RUNTIME_LOCK, folder / "requirements" / "runtime.txt")
+    return folder
+
+
+def sdk_of(lock: Path) -> str:
     """`runpod 1.7.10`: what the lock of the runtime's environment pins.
 
     Raises:
         BuildError: the lock pins none.
     """
-    lock = repository / "requirements" / "runtime.txt"
     found = re.search(r"^(runpod)==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
         raise BuildError(
