@@ -29,7 +29,7 @@ from bake.image.registry.auth import Credentials
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.push import push_image, push_stream
 from bake.image.registry.streamed import StreamedFile, StreamedLayer
-from bake.image.source import read_base_from_registry
+from bake.image.source import read_from_registry
 
 ROOT = Path(__file__).parents[1]
 MODEL = PurePosixPath("/models/model.safetensors")
@@ -254,7 +254,7 @@ def _assemble_and_push(arguments: Sequence[str]) -> None:
     thin = make_tree_layer(folder / "thin.tar", folder / "thin.tar.gz")
     reference = parse_reference(base)
     with RegistryClient(reference.host, credentials=Credentials()) as client:
-        found = read_base_from_registry(client, reference)
+        found = read_from_registry(client, reference)
         known = folder / f"{sha256}.json"
         if known.exists():  # as a bake knows the layers of its last image
             weights, sent = Descriptor.from_json(json.loads(known.read_text())), 0

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from bake.errors import ManifestError
+from bake.console import Console
+from bake.errors import MachineError, ManifestError
+from bake.image.engine.docker import Engine
+from bake.image.kept import Kept
+from bake.image.oci.layout import LAYOUT_SCHEME, parse_layout
 from bake.image.oci.model import Image
+from bake.image.oci.reference import parse_reference
 from bake.image.oci.saved import IMAGE_FILE, load_saved_image
+from bake.image.registry.client import RegistryClient
+from bake.image.source import read_from_engine, read_from_layout, read_from_registry
 from bake.manifest.load import load_manifest
+
+Place = Literal["folder", "layout", "engine", "registry"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +51,70 @@ def find_baked(what: str, *, build_dir: Path) -> BakedImage | None:
     from bake.steps.load import reference_of  # noqa: PLC0415  # loads all that a bake needs
 
     return BakedImage(folder=folder, image=image, reference=reference_of(manifest, image))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """An image that can be read, wherever it is."""
+
+    image: Image
+    name: str
+    place: Place
+    engine: Engine | None = None
+    """Where the image is in it."""
+
+
+@contextmanager
+def open_image(
+    what: str,
+    *,
+    build_dir: Path,
+    console: Console,
+    places: Sequence[Place] = ("engine", "registry"),
+    kept: Kept | None = None,
+) -> Iterator[Opened]:
+    """Opens a bake of this machine, an OCI layout (`oci:FOLDER[:TAG]`), or an image by its reference.
+
+    Args:
+        what: A manifest, a build folder, a layout or a reference.
+        build_dir: Where the build folders are.
+        console: Says where the image is looked for.
+        places: Where a reference is looked for, in this order; the last one must have it.
+        kept: What was read before of an engine's images.
+
+    Raises:
+        BakeError: it is nowhere, or cannot be read.
+    """
+    baked = find_baked(what, build_dir=build_dir)
+    with ExitStack() as stack:
+        if baked:
+            name = baked.reference or what
+            yield Opened(image=baked.image, name=name, place="folder")
+            return
+        if what.startswith(LAYOUT_SCHEME):
+            folder, tag = parse_layout(what)
+            yield Opened(image=read_from_layout(folder, tag=tag), name=what, place="layout")
+            return
+        if places[0] == "engine":
+            engine = _enter_engine(stack, console, is_needed="registry" not in places)
+            if engine and ("registry" not in places or engine.image_id(what)):
+                image = read_from_engine(engine, what, kept=kept)
+                yield Opened(image=image, name=what, place="engine", engine=engine)
+                return
+        reference = parse_reference(what)
+        client = stack.enter_context(RegistryClient(reference.host))
+        image = read_from_registry(client, reference)
+        yield Opened(image=image, name=str(reference), place="registry")
+
+
+def _enter_engine(stack: ExitStack, console: Console, *, is_needed: bool) -> Engine | None:
+    try:
+        return stack.enter_context(Engine(console))
+    except MachineError as error:
+        if is_needed:
+            raise
+        console.say(f"{error.what}; looking in the registry")
+        return None
 
 
 def need_baked(what: str, *, build_dir: Path) -> BakedImage:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from bake import assets
 from bake.errors import BuildError
 from bake.image.build.thin import pack_files, sdk_of
-from bake.image.final.assemble import BaseImage
 from bake.image.final.final import ThinLayers, assemble_final, place_weights
 from bake.image.final.packages import packages_of_base, packages_of_layer
 from bake.image.oci.layers import TreeLayer, group_files, make_weights_layer
@@ -21,7 +20,7 @@ from bake.image.oci.model import Image, Layer
 from bake.image.oci.reference import parse_reference
 from bake.image.oci.saved import load_saved_image, save_image
 from bake.image.registry.client import RegistryClient
-from bake.image.source import read_base_from_engine, read_base_from_registry
+from bake.image.source import read_from_engine, read_from_registry
 from bake.plan.code import sources_of
 from bake.plan.state import BuildFolder, Document
 from bake.plan.step import Earlier, Harvest, Situation, StepKind, placed_weights
@@ -126,14 +125,14 @@ def stored_layers(store: Store, worker: Worker) -> list[Layer]:
     return [make_weights_layer(group, cache=store.root / "layers").as_layer() for group in groups]
 
 
-def read_base(run: Run, base: str) -> BaseImage:
+def read_base(run: Run, base: str) -> Image:
     """The base's layers: from the registry where the manifest pins one there, so that a push mounts them."""
     pinned = run.context.manifest.base.image
     if pinned and "@" in pinned:
         reference = parse_reference(pinned)
         with RegistryClient(reference.host) as client:
-            return read_base_from_registry(client, reference)
-    return read_base_from_engine(run.engine, base, kept=run.context.kept)
+            return read_from_registry(client, reference)
+    return read_from_engine(run.engine, base, kept=run.context.kept)
 
 
 def pack_own_files(folder: BuildFolder, worker: Worker, harvest: Harvest) -> TreeLayer:

@@ -12,9 +12,18 @@ from pathlib import Path, PurePosixPath
 import requests
 
 from bake.console import Console
-from bake.image.final.assemble import BaseImage, ImageConfig, assemble
+from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.oci.layers import PlacedFile, make_weights_layer
-from bake.image.oci.model import GZIP_LAYER, BytesContent, Descriptor, Image, Layer, sha256_digest
+from bake.image.oci.model import (
+    GZIP_LAYER,
+    BytesContent,
+    Descriptor,
+    Image,
+    Layer,
+    canonical_json,
+    make_manifest,
+    sha256_digest,
+)
 from bake.image.oci.reference import parse_reference
 from bake.image.registry.auth import Credentials
 from bake.image.registry.client import RegistryClient
@@ -56,7 +65,7 @@ def running_registry(engine: Mapping[str, str]) -> Iterator[str]:
         run("docker", "rm", "--force", "--volumes", container, env=engine)
 
 
-def make_base_image(seed: int = 1) -> BaseImage:
+def make_base_image(seed: int = 1) -> Image:
     tree = random.Random(seed).randbytes(2000)
     base_layer = Layer(
         descriptor=Descriptor(
@@ -66,14 +75,16 @@ def make_base_image(seed: int = 1) -> BaseImage:
         kind="base",
         content=BytesContent(data=tree),
     )
-    return BaseImage(
+    config = {
+        "os": "linux",
+        "architecture": "amd64",
+        "rootfs": {"diff_ids": [base_layer.diff_id]},
+    }
+    config_json = canonical_json(config)
+    return Image(
         name="base",
-        identity=sha256_digest(b"base"),
-        config={
-            "os": "linux",
-            "architecture": "amd64",
-            "rootfs": {"diff_ids": [base_layer.diff_id]},
-        },
+        manifest_json=make_manifest(config_json, [base_layer.descriptor]),
+        config_json=config_json,
         layers=(base_layer,),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bake.image.source import read_base_from_layout
+from bake.image.source import read_from_layout
 from demo.webui.options import DEFAULTS
 from tests.integration.bakery_case import (
     Bakery,
@@ -146,7 +146,7 @@ def test_the_image_is_written_as_a_layout(baked: Events, bakery: Bakery, tmp_pat
     ended = run(*bakery.command("push"), target, env=bakery.environment)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.split() == [target, digest_of(baked)]
-    assert read_base_from_layout(tmp_path / "layout").identity == digest_of(baked)
+    assert read_from_layout(tmp_path / "layout").identity == digest_of(baked)
     if shutil.which("skopeo"):
         inspected = run("skopeo", "inspect", target)
         assert inspected.returncode == 0, inspected.stderr

@@ -27,7 +27,7 @@ from bake.image.engine.archive import Archive
 from bake.image.engine.docker import Engine
 from bake.image.engine.load import load_image
 from bake.image.engine.probe import probe_engine
-from bake.image.final.assemble import BaseImage, ImageConfig, assemble
+from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.kept import Kept
 from bake.image.oci.layers import PlacedFile, make_tree_layer, make_weights_layer
 from bake.image.oci.layout import write_layout
@@ -38,7 +38,7 @@ from bake.image.registry.auth import Credentials
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.push import push_image
 from bake.image.registry.transport import RegistryOptions
-from bake.image.source import image_of, read_base_from_engine, read_base_from_registry
+from bake.image.source import read_from_engine, read_from_registry
 from bake.image.verify.image import verify_image
 from bake.image.verify.secrets import SecretScanner
 from bake.image.verify.worker import read_worker, verify_worker
@@ -139,7 +139,7 @@ def make_worker() -> Worker:
 
 
 def make_image(
-    base: BaseImage,
+    base: Image,
     folder: Path,
     *,
     thin: bytes = b"1",
@@ -202,19 +202,19 @@ def test_an_engine_names_its_blobs_without_its_layers(
     archive = Archive(image_id=image_id)
     assert probe_engine(engine, archive) == running.has_containerd_store
     assert engine.client.images.get(image_id).tags == tags, "the probe has left a name behind"
-    probed = read_base_from_engine(engine, running.base)
+    probed = read_from_engine(engine, running.base)
     # a registry that takes nothing: the push fails, and `docker save` says the same
     monkeypatch.setattr(engine_probe, "_LARGEST_BYTES", 0)
     assert not probe_engine(engine, Archive(image_id=image_id))
-    assert read_base_from_engine(engine, running.base) == probed
+    assert read_from_engine(engine, running.base) == probed
     assert engine.client.images.get(image_id).tags == tags
 
 
 def test_an_image_is_loaded_and_run_and_only_new_layers_travel(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = read_base_from_engine(running.engine, running.base, kept=Kept(tmp_path))
-    assert read_base_from_engine(running.engine, running.base, kept=Kept(tmp_path)) == base
+    base = read_from_engine(running.engine, running.base, kept=Kept(tmp_path))
+    assert read_from_engine(running.engine, running.base, kept=Kept(tmp_path)) == base
     image = make_image(base, tmp_path / "1")
     sent: list[str] = []
     member = load._layer_member
@@ -245,11 +245,11 @@ def test_a_loaded_image_can_be_saved_pushed_and_pulled_by_docker(
     running: Running, registry: str, tmp_path: Path
 ) -> None:
     """A layer that was left out would be missed here."""
-    base = read_base_from_engine(running.engine, running.base)
+    base = read_from_engine(running.engine, running.base)
     image = make_image(base, tmp_path / "1", thin=os.urandom(8))
     reference = f"{registry}/img-test/{NAME}-docker:1"
     load_image(image, running.engine, reference)
-    again = read_base_from_engine(running.engine, reference)
+    again = read_from_engine(running.engine, reference)
     assert [layer.diff_id for layer in again.layers] == [layer.diff_id for layer in image.layers]
     pushed = running.docker("push", reference)
     assert pushed.returncode == 0, pushed.stderr
@@ -262,7 +262,7 @@ def test_a_loaded_image_can_be_saved_pushed_and_pulled_by_docker(
 def test_an_image_that_we_pushed_is_pulled_and_run_by_docker(
     running: Running, registry: str, tmp_path: Path
 ) -> None:
-    base = read_base_from_engine(running.engine, running.base)
+    base = read_from_engine(running.engine, running.base)
     image = make_image(base, tmp_path / "1", thin=os.urandom(8))
     reference = f"{registry}/img-test/{NAME}-pull:1"
     save_image(image, tmp_path / "1")
@@ -276,24 +276,24 @@ def test_an_image_that_we_pushed_is_pulled_and_run_by_docker(
 
 
 def test_two_machines_assemble_the_same_image(running: Running, tmp_path: Path) -> None:
-    base = read_base_from_engine(running.engine, running.base)
+    base = read_from_engine(running.engine, running.base)
     first, second = make_image(base, tmp_path / "1"), make_image(base, tmp_path / "2")
     os.utime(tmp_path / "2" / "weights", (1, 1))
     assert first.digest == second.digest
 
 
 def test_an_image_is_verified_where_it_is(running: Running, registry: str, tmp_path: Path) -> None:
-    base = read_base_from_engine(running.engine, running.base)
+    base = read_from_engine(running.engine, running.base)
     image = make_image(base, tmp_path / "1")
     reference = f"{registry}/img-test/{NAME}-verify:1"
     load_image(image, running.engine, reference)
     push_image(image, reference, console=CONSOLE)
     with RegistryClient(registry, credentials=Credentials()) as client:
-        found = read_base_from_registry(client, parse_reference(reference))
+        found = read_from_registry(client, parse_reference(reference))
         subjects = [
             image,
-            image_of(found),
-            image_of(read_base_from_engine(running.engine, reference)),
+            found,
+            read_from_engine(running.engine, reference),
         ]
         for subject in subjects:
             verdict = verify_image(subject, name="x", console=CONSOLE, scanner=SecretScanner())
@@ -310,7 +310,7 @@ def test_an_image_is_verified_where_it_is(running: Running, registry: str, tmp_p
     built = running.docker("buildx", "build", "--load", "--tag", bad, str(tmp_path / "2"))
     assert built.returncode == 0, built.stderr
     verdict = verify_image(
-        image_of(read_base_from_engine(running.engine, bad)),
+        read_from_engine(running.engine, bad),
         name=bad,
         console=CONSOLE,
         scanner=SecretScanner(),
@@ -322,7 +322,7 @@ def test_an_image_is_verified_where_it_is(running: Running, registry: str, tmp_p
 def test_the_commands_push_verify_and_inspect_a_build_folder(
     running: Running, registry: str, tmp_path: Path
 ) -> None:
-    base = read_base_from_engine(running.engine, running.base)
+    base = read_from_engine(running.engine, running.base)
     image = make_image(base, tmp_path / "1", thin=os.urandom(8))
     folder = str(tmp_path / "1")
     save_image(image, tmp_path / "1")
@@ -389,7 +389,7 @@ def test_a_push_of_a_manifest_is_known_to_the_next_plan(
 ) -> None:
     folder = tmp_path / "build" / "demo"
     folder.parent.mkdir()
-    image = make_image(read_base_from_engine(running.engine, running.base), folder)
+    image = make_image(read_from_engine(running.engine, running.base), folder)
     save_image(image, folder)
     repository = f"{registry}/img-test/{NAME}-noted"
     manifest = tmp_path / "demo.yaml"
@@ -417,7 +417,7 @@ ANSWERS = (
 def test_a_worker_is_tried_without_network_and_leaves_no_container(
     running: Running, tmp_path: Path
 ) -> None:
-    base = read_base_from_engine(running.engine, running.base)
+    base = read_from_engine(running.engine, running.base)
     worker = make_worker()
     good = make_image(base, tmp_path / "1", entrypoint=("/bin/dash", "-c", ANSWERS))
     load_image(good, running.engine, f"{NAME}:good")
@@ -468,7 +468,7 @@ def test_a_worker_is_tried_without_network_and_leaves_no_container(
 
 
 def test_a_layer_that_changed_on_disk_is_not_loaded(running: Running, tmp_path: Path) -> None:
-    base = read_base_from_engine(running.engine, running.base)
+    base = read_from_engine(running.engine, running.base)
     image = make_image(base, tmp_path / "1", thin=os.urandom(8))
     blob = tmp_path / "1" / "thin.tar.gz"
     data = bytearray(blob.read_bytes())
@@ -490,7 +490,7 @@ def test_skopeo_agrees(
         tree = tmp_path / "base.tar"
         write_base_tree(tree)
         entered.client.api.import_image_from_file(str(tree), repository=f"{NAME}-skopeo", tag="1")
-        base = read_base_from_engine(entered, f"{NAME}-skopeo:1")
+        base = read_from_engine(entered, f"{NAME}-skopeo:1")
         image = make_image(base, tmp_path / "1")
         write_layout(image, tmp_path / "layout", tag="1")
         reference = f"{registry}/img-test/{NAME}-skopeo:1"

@@ -16,7 +16,7 @@ from bake.image.oci.reference import parse_reference
 from bake.image.registry.auth import Credentials
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.transport import RegistryOptions
-from bake.image.source import read_base_from_registry
+from bake.image.source import read_from_registry
 from tests.integration.registry_case import (
     QUICK,
     fetch_and_compare,
@@ -48,7 +48,7 @@ def test_a_push_uploads_mounts_and_finds_what_is_there(
     assert ([layer.how for layer in again.layers], again.sent_bytes) == (["present"] * 2, 0)
 
     with RegistryClient(registry, options=QUICK, credentials=Credentials()) as client:
-        base = read_base_from_registry(client, parse_reference(f"{registry}/{repository}:1"))
+        base = read_from_registry(client, parse_reference(f"{registry}/{repository}:1"))
     derived = assemble(base, layers=[], config=ImageConfig(entrypoint=["/other"]))
     mounted = push(derived, f"{registry}/{repository}-other:1")
     assert [layer.how for layer in mounted.layers] == ["mounted", "mounted"]
@@ -255,7 +255,7 @@ def test_a_registry_that_does_not_mount_gets_an_ordinary_upload(
 
     with faulty_registry(registry, rule) as proxy:
         with RegistryClient(proxy.host, options=QUICK, credentials=Credentials()) as client:
-            base = read_base_from_registry(client, parse_reference(f"{proxy.host}/{repository}:1"))
+            base = read_from_registry(client, parse_reference(f"{proxy.host}/{repository}:1"))
         derived = assemble(base, layers=[], config=ImageConfig(entrypoint=["/other"]))
         report = push(derived, f"{proxy.host}/{repository}-b:1")
     assert [layer.how for layer in report.layers] == ["uploaded", "uploaded"]

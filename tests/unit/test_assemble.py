@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from bake.errors import BuildError, MachineError, ManifestError
-from bake.image.engine.archive import pick_platform
-from bake.image.final.assemble import BaseImage, ImageConfig, assemble
+from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.oci.layout import parse_layout, write_layout
 from bake.image.oci.model import (
     GZIP_LAYER,
@@ -24,10 +23,13 @@ from bake.image.oci.model import (
     Image,
     Layer,
     LayerKind,
+    canonical_json,
+    make_manifest,
     sha256_digest,
 )
+from bake.image.oci.parse import pick_platform
 from bake.image.oci.saved import load_saved_image, save_image
-from bake.image.source import image_of, read_base_from_layout
+from bake.image.source import read_from_layout
 
 
 def make_layer(data: bytes, *, kind: LayerKind = "thin", comment: str = "") -> Layer:
@@ -41,7 +43,7 @@ def make_layer(data: bytes, *, kind: LayerKind = "thin", comment: str = "") -> L
     )
 
 
-def make_base(**config: Any) -> BaseImage:
+def make_base(**config: Any) -> Image:
     layers = (make_layer(b"base 1", kind="base"), make_layer(b"base 2", kind="base"))
     full = {
         "os": "linux",
@@ -59,7 +61,15 @@ def make_base(**config: Any) -> BaseImage:
         "history": [{"created": "2020", "created_by": "a"}, {"empty_layer": True}],
         **config,
     }
-    return BaseImage(name="base", identity=sha256_digest(b"b"), config=full, layers=layers)
+    config_json = canonical_json(full)
+    manifest_json = make_manifest(config_json, [layer.descriptor for layer in layers])
+    return Image(
+        name="base",
+        known_as=sha256_digest(b"b"),
+        manifest_json=manifest_json,
+        config_json=config_json,
+        layers=layers,
+    )
 
 
 CONFIG = ImageConfig(entrypoint=["/worker"], env={"A": "ours", "B": "b"}, labels={"x": "y"})
@@ -118,10 +128,10 @@ def test_an_edit_of_the_runtime_leaves_all_other_blobs() -> None:
 
 def test_a_base_whose_parts_do_not_fit_is_refused() -> None:
     base = replace(make_base(), layers=make_base().layers[:1])
-    with pytest.raises(BuildError, match="config and its layers do not fit"):
+    with pytest.raises(BuildError, match="the config and the layers do not fit"):
         assemble(base, layers=[], config=CONFIG)
     arm = make_base(architecture="arm64")
-    with pytest.raises(BuildError, match="the base is for linux/arm64") as caught:
+    with pytest.raises(BuildError, match="the image is for linux/arm64") as caught:
         assemble(arm, layers=[], config=CONFIG)
     assert "--platform linux/amd64" in str(caught.value)
 
@@ -139,7 +149,7 @@ def test_a_layout_is_written_and_read_back(tmp_path: Path) -> None:
     assert index["manifests"][0]["digest"] == image.digest
     for blob in (tmp_path / "out" / "blobs" / "sha256").iterdir():
         assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
-    back = image_of(read_base_from_layout(tmp_path / "out"))
+    back = read_from_layout(tmp_path / "out")
     assert back.digest == image.digest
     assert [layer.digest for layer in back.layers] == [layer.digest for layer in image.layers]
     write_layout(image, tmp_path / "out", tag="1")
@@ -194,7 +204,7 @@ def test_a_layout_with_a_wrong_byte_is_not_written(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_layout_is_named(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="is not an OCI layout: FileNotFoundError"):
-        read_base_from_layout(tmp_path)
+        read_from_layout(tmp_path)
 
 
 def test_platforms_are_picked_and_attestations_passed_over() -> None:

@@ -21,7 +21,7 @@ from bake.image.engine.probe import probe_engine
 from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.kept import Kept
 from bake.image.oci.model import RAW_LAYER, blob_name, sha256_digest
-from bake.image.source import read_base_from_engine
+from bake.image.source import read_from_engine
 from tests.unit.test_assemble import make_layer
 
 FIRST, SECOND = b"first layer " * 50, b"second layer " * 50
@@ -152,14 +152,14 @@ def test_every_archive_gives_the_same_layers(kind: str, tmp_path: Path) -> None:
     image_id = sha256_digest(CONFIG_JSON) if kind == "legacy" else sha256_digest(b"other")
     api = FakeApi(archive)
     engine = FakeEngine(image_id, api)
-    base = read_base_from_engine(engine, "base", kept=Kept(tmp_path))
+    base = read_from_engine(engine, "base", kept=Kept(tmp_path))
     assert base.identity == (digest or image_id)
     assert [(x.digest, x.size_bytes, x.kind) for x in base.layers] == [
         (sha256_digest(FIRST), len(FIRST), "base"),
         (sha256_digest(SECOND), len(SECOND), "base"),
     ]
     assert api.saves == 1
-    assert read_base_from_engine(engine, "base", kept=Kept(tmp_path)) == base
+    assert read_from_engine(engine, "base", kept=Kept(tmp_path)) == base
     assert api.saves == 1, "what is known was read again"
     for layer, content in zip(base.layers, (FIRST, SECOND), strict=True):
         assert layer.content is not None
@@ -169,20 +169,20 @@ def test_every_archive_gives_the_same_layers(kind: str, tmp_path: Path) -> None:
 def test_the_classic_store_has_no_manifest_of_its_own() -> None:
     archive, _ = layout(in_index=False)
     engine = FakeEngine(sha256_digest(CONFIG_JSON), FakeApi(archive))
-    assert read_base_from_engine(engine, "base").identity == sha256_digest(CONFIG_JSON)
+    assert read_from_engine(engine, "base").identity == sha256_digest(CONFIG_JSON)
 
 
 def test_an_archive_is_read_no_further_than_to_its_documents() -> None:
     manifest, digest = layout(in_index=False)
     rest = tar_of({blob_name(sha256_digest(b"x")): b"x" * (5 << 20)})
     api = FakeApi(manifest.rstrip(b"\0") + b"\0" * (-len(manifest.rstrip(b"\0")) % 512) + rest)
-    assert read_base_from_engine(FakeEngine(digest, api), "base").identity == digest
+    assert read_from_engine(FakeEngine(digest, api), "base").identity == digest
     assert api.read_bytes < 3 << 20
 
 
 def test_an_image_that_is_not_there_is_named() -> None:
     with pytest.raises(BuildError, match="other: the engine has no such image") as caught:
-        read_base_from_engine(FakeEngine("sha256:" + "0" * 64, FakeApi()), "other")
+        read_from_engine(FakeEngine("sha256:" + "0" * 64, FakeApi()), "other")
     assert "docker pull other" in str(caught.value)
 
 
@@ -199,7 +199,7 @@ def load_with(answer: list[dict[str, Any]], *, loaded: str = "") -> tuple[FakeAp
     archive, _ = layout(in_index=False)
     api = FakeApi(archive, answer)
     engine = FakeEngine(sha256_digest(b"other"), api, loaded=loaded)
-    base = read_base_from_engine(engine, "base")
+    base = read_from_engine(engine, "base")
     image = assemble(base, layers=[make_layer(b"new")], config=ImageConfig(entrypoint=["/x"]))
     if loaded == "ours":
         engine._loaded = image.digest

@@ -8,28 +8,31 @@ import pytest
 
 from bake.errors import BuildError
 from bake.image.build.thin import pack_files, sdk_of
-from bake.image.final.assemble import BaseImage
 from bake.image.final.final import ENTRYPOINT, ThinLayers, assemble_final, place_weights
 from bake.image.final.packages import Package
 from bake.image.oci.layers import make_weights_layer
-from bake.image.oci.model import GZIP_LAYER, Descriptor, Image, Layer
+from bake.image.oci.model import GZIP_LAYER, Descriptor, Image, Layer, canonical_json, make_manifest
 from bake.lock import Lock, Pin
 from runtime.worker import Webui, Weights, Worker
 
 BASE_LAYER = "sha256:" + "1" * 64
 
 
-def base() -> BaseImage:
+def base() -> Image:
     descriptor = Descriptor(media_type=GZIP_LAYER, digest=BASE_LAYER, size_bytes=10)
-    return BaseImage(
-        name="base",
-        identity="sha256:" + "2" * 64,
-        config={
+    config_json = canonical_json(
+        {
             "os": "linux",
             "architecture": "amd64",
             "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
             "rootfs": {"type": "layers", "diff_ids": [BASE_LAYER]},
-        },
+        }
+    )
+    return Image(
+        name="base",
+        known_as="sha256:" + "2" * 64,
+        manifest_json=make_manifest(config_json, [descriptor]),
+        config_json=config_json,
         layers=(Layer(descriptor=descriptor, diff_id=BASE_LAYER, kind="base"),),
     )
 

@@ -14,12 +14,13 @@ import pytest
 
 from bake.console import Console
 from bake.errors import BuildError, VerifyError
-from bake.image.final.assemble import BASE_DIGEST_LABEL, ImageConfig, assemble
+from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.final.inspect import count_components, inspect_image
 from bake.image.final.packages import Package, parse_dpkg_status, parse_metadata
 from bake.image.final.sbom import make_documents_layer
 from bake.image.oci.layers import PlacedFile, make_weights_layer
 from bake.image.oci.model import (
+    BASE_DIGEST_LABEL,
     GZIP_LAYER,
     PROVENANCE_FILE,
     SBOM_FILE,

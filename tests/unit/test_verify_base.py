@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bake.image.final.assemble import BaseImage, ImageConfig, assemble
+from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.kept import Kept
-from bake.image.oci.model import BytesContent, Content, Image, Layer
+from bake.image.oci.model import BytesContent, Content, Image, Layer, canonical_json
 from bake.image.registry.client import RegistryContent
 from bake.image.verify.image import verify_image
 from bake.image.verify.verdict import Check, Verdict
@@ -34,7 +34,7 @@ def image_on(folder: Path, *layers: Layer) -> Image:
         **made.config,
         "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
     }
-    base = BaseImage(name="base", identity=made.identity, config=config, layers=layers)
+    base = replace(made, config_json=canonical_json(config), layers=layers)
     ours = ImageConfig(entrypoint=["/worker"], labels={"bakery.lock": make_lock().to_json()})
     return assemble(base, layers=[weights_layer(folder), WORKER_LAYER], config=ours)
 

@@ -11,9 +11,8 @@ from bake.cli.subject import BakedImage, need_baked
 from bake.console import Console, format_bytes
 from bake.errors import ManifestError
 from bake.image.oci.layout import LAYOUT_SCHEME, parse_layout, write_layout
-from bake.image.oci.model import Image
+from bake.image.oci.model import LOCK_LABEL, Image
 from bake.image.registry.push import PushReport, push_image
-from bake.image.verify.checks import LOCK_LABEL
 from bake.lock import Lock, lock_path, read_lock
 from bake.manifest.load import load_manifest
 from bake.plan.state import BuildFolder
@@ -57,7 +56,7 @@ def command(
 
 def _note(manifest: Path, baked: BakedImage, report: PushReport) -> None:
     """Keeps what the registry has now, so that `bake plan --push` does not count it again."""
-    lock = baked.image.config["config"].get("Labels", {}).get(LOCK_LABEL)
+    lock = baked.image.labels.get(LOCK_LABEL)
     if lock:
         document = {
             **pinned_weights(Lock.from_json(lock)),

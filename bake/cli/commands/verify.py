@@ -8,24 +8,15 @@ from typing import Any
 import click
 
 from bake.cli.options import build_dir_option, json_option, quiet_option
-from bake.cli.subject import BakedImage, find_baked
+from bake.cli.subject import Opened, Place, open_image
 from bake.console import Console
 from bake.errors import BuildError, MachineError, VerifyError
 from bake.image.engine.docker import Engine
 from bake.image.kept import Kept
-from bake.image.oci.layout import LAYOUT_SCHEME, parse_layout
-from bake.image.oci.reference import parse_reference
-from bake.image.registry.client import RegistryClient
-from bake.image.source import (
-    image_of,
-    read_base_from_engine,
-    read_base_from_layout,
-    read_base_from_registry,
-)
 from bake.image.verify.image import verify_image
 from bake.image.verify.verdict import Check, Verdict
 from bake.image.verify.worker import read_worker, verify_worker
-from bake.lock import Lock, read_lock
+from bake.lock import read_lock
 from bake.settings import Settings
 
 _JOB = {
@@ -68,16 +59,15 @@ def command(
     console = Console(as_json=as_json, quiet=quiet)
     lock = read_lock(lock_file) if lock_file else None
     kept = Kept(Settings.from_environment().kept, reads=cached)
-    baked = find_baked(what, build_dir=build_dir)
+    places: list[Place] = ["registry"] if registry else ["engine", "registry"]
     try:
-        if baked:
-            verdict = _verify_baked(what, baked, console, lock, kept, starts=not no_start)
-        elif what.startswith(LAYOUT_SCHEME):
-            verdict = _verify_in_layout(what, console, lock, kept)
-        elif registry:
-            verdict = _verify_in_registry(what, console, lock, kept)
-        else:
-            verdict = _verify_anywhere(what, console, lock, kept, starts=not no_start)
+        with open_image(
+            what, build_dir=build_dir, console=console, places=places, kept=kept
+        ) as opened:
+            verdict = verify_image(
+                opened.image, name=opened.name, console=console, lock=lock, kept=kept
+            )
+            verdict = _try_worker(what, opened, verdict, console, starts=not no_start)
     except BuildError as error:
         verdict = _unreadable(what, error)
     if as_json:
@@ -89,18 +79,21 @@ def command(
         raise VerifyError(f"{len(failed)} check(s) failed: {', '.join(failed)}", where=what)
 
 
-def _verify_baked(
-    what: str, baked: BakedImage, console: Console, lock: Lock | None, kept: Kept, *, starts: bool
+def _try_worker(
+    what: str, opened: Opened, verdict: Verdict, console: Console, *, starts: bool
 ) -> Verdict:
-    image = baked.image
-    verdict = verify_image(
-        image, name=baked.reference or what, console=console, lock=lock, kept=kept
-    )
+    """The verdict with that on the worker, where an engine here has the image."""
+    if opened.place == "registry":
+        return verdict.with_check(_not_started(f"docker pull {what} && bake verify {what}"))
+    if opened.place == "layout":
+        return verdict.with_check(_not_started(f"skopeo copy {what} docker-daemon:NAME:TAG"))
     if not starts or not verdict.is_good:
         return verdict
+    if opened.engine:
+        return verdict.with_check(_start(opened.engine, what))
     try:
         with Engine(console) as engine:
-            for identity in (image.digest, image.config_digest):
+            for identity in (opened.image.digest, opened.image.config_digest):
                 if engine.image_id(identity) == identity:
                     return verdict.with_check(_start(engine, identity))
     except MachineError as error:
@@ -120,48 +113,6 @@ def _not_started(remedy: str) -> Check:
         message="the worker was not started: the image is in no engine here",
         remedy=remedy,
     )
-
-
-def _verify_anywhere(
-    what: str, console: Console, lock: Lock | None, kept: Kept, *, starts: bool
-) -> Verdict:
-    try:
-        with Engine(console) as engine:
-            if engine.image_id(what):
-                return _verify_in_engine(what, engine, console, lock, kept, starts=starts)
-    except MachineError as error:
-        console.say(f"{error.what}; looking in the registry")
-    return _verify_in_registry(what, console, lock, kept)
-
-
-def _verify_in_engine(
-    what: str, engine: Engine, console: Console, lock: Lock | None, kept: Kept, *, starts: bool
-) -> Verdict:
-    base = read_base_from_engine(engine, what, kept=kept)
-    image = image_of(base)
-    verdict = verify_image(
-        image, name=what, console=console, lock=lock, digest=base.identity, kept=kept
-    )
-    if not starts or not verdict.is_good:
-        return verdict
-    return verdict.with_check(_start(engine, what))
-
-
-def _verify_in_registry(what: str, console: Console, lock: Lock | None, kept: Kept) -> Verdict:
-    reference = parse_reference(what)
-    with RegistryClient(reference.host) as client:
-        base = read_base_from_registry(client, reference)
-        verdict = verify_image(
-            image_of(base), name=str(reference), console=console, lock=lock, kept=kept
-        )
-    return verdict.with_check(_not_started(f"docker pull {what} && bake verify {what}"))
-
-
-def _verify_in_layout(what: str, console: Console, lock: Lock | None, kept: Kept) -> Verdict:
-    folder, tag = parse_layout(what)
-    base = read_base_from_layout(folder, tag=tag)
-    verdict = verify_image(image_of(base), name=what, console=console, lock=lock, kept=kept)
-    return verdict.with_check(_not_started(f"skopeo copy {what} docker-daemon:NAME:TAG"))
 
 
 def _unreadable(what: str, error: BuildError) -> Verdict:

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from docker.errors import DockerException
 
 from bake.errors import BuildError
-from bake.image.final.assemble import BaseImage
 from bake.image.oci.model import (
     RAW_LAYER,
     Descriptor,
-    Layer,
+    Image,
     blob_name,
     check_digest,
-    sha256_digest,
+    make_manifest,
     skip_bytes,
 )
+from bake.image.oci.parse import find_manifest, of_an_image, parse_image
 from bake.image.oci.streams import CHUNK_BYTES, open_tar
 
 if TYPE_CHECKING:
@@ -111,38 +111,49 @@ class Archive:
         manifest = self._manifest_of_id()
         return str(json.loads(manifest)["config"]["digest"]) if manifest else None
 
-    def base(self, image: str, *, engine: EngineLike) -> BaseImage:
-        text = self._manifest_of_id() or b""
-        if not text and "index.json" in self.documents:
-            digest = pick_platform(json.loads(self.documents["index.json"]), where=image)
-            text = self._manifest(digest, where=image) or b""
-        if text:
-            manifest = json.loads(text)
-            config_digest = manifest["config"]["digest"]
-            config = json.loads(self.documents[blob_name(config_digest)])
-            # The classic store makes up a manifest for the archive; the image is known by its config.
-            identity = config_digest if config_digest == self.image_id else sha256_digest(text)
-            layers = describe_layers(manifest, config, where=image)
-            names = [blob_name(layer.digest) for layer in layers]
-        else:
-            identity = self.image_id
-            entry = json.loads(self.documents["manifest.json"])[0]
-            config = json.loads(self.documents[entry["Config"]])
-            names = [self.links.get(name, name) for name in entry["Layers"]]
-            layers = [
-                _raw_layer(diff_id, self.sizes[name])
-                for diff_id, name in zip(config["rootfs"]["diff_ids"], names, strict=True)
-            ]
-        return BaseImage(
-            name=image,
-            identity=identity,
-            manifest_json=text,
-            config=config,
-            layers=tuple(
-                with_content(layer, EngineContent(image=self.image_id, member=name, engine=engine))
-                for layer, name in zip(layers, names, strict=True)
-            ),
-        )
+    def image(self, name: str, *, engine: EngineLike) -> Image:
+        """What was seen, as an image of the engine's.
+
+        Raises:
+            BuildError: it is no image for linux/amd64.
+        """
+        with of_an_image(name):
+            text = self._manifest_of_id()
+            if text is None and "index.json" in self.documents:
+                text = find_manifest(self.documents["index.json"], self._document, where=name)
+            members: dict[str, str] = {}
+            if text is not None:
+                config_digest = json.loads(text)["config"]["digest"]
+                config = self._document(config_digest)
+                # The classic store makes up a manifest for the archive; the image is known by its config.
+                known_as = config_digest if config_digest == self.image_id else ""
+            else:
+                known_as = self.image_id
+                entry = json.loads(self.documents["manifest.json"])[0]
+                config = self.documents[entry["Config"]]
+                text, members = self._made_up(config, entry["Layers"])
+
+        def content_of(layer: Descriptor) -> EngineContent:
+            member = members.get(layer.digest, blob_name(layer.digest))
+            return EngineContent(image=self.image_id, member=member, engine=engine)
+
+        return parse_image(text, config, name=name, content_of=content_of, known_as=known_as)
+
+    def _made_up(self, config: bytes, names: list[str]) -> tuple[bytes, dict[str, str]]:
+        """A manifest for a legacy archive, which has none, and where each layer is in it."""
+        diff_ids = json.loads(config)["rootfs"]["diff_ids"]
+        members = {
+            check_digest(diff_id): self.links.get(member, member)
+            for diff_id, member in zip(diff_ids, names, strict=True)
+        }
+        layers = [
+            Descriptor(media_type=RAW_LAYER, digest=each, size_bytes=self.sizes[members[each]])
+            for each in diff_ids
+        ]
+        return make_manifest(config, layers), members
+
+    def _document(self, digest: str) -> bytes:
+        return self.documents[blob_name(digest)]
 
     def _manifest_of_id(self) -> bytes | None:
         """The id is a manifest's or an index's with the containerd store, a config's with the classic."""
@@ -161,54 +172,11 @@ class Archive:
 
     def _manifest(self, digest: str, *, where: str) -> bytes | None:
         """The manifest of a digest that is a manifest's or an index's; None where it was not seen."""
-        text = self.documents.get(blob_name(digest))
-        data = json.loads(text) if text else {}
-        if "manifests" in data:
-            text = self.documents.get(blob_name(pick_platform(data, where=where)))
-            data = json.loads(text) if text else {}
-        return text if "layers" in data else None
-
-
-def pick_platform(index: Mapping[str, Any], *, where: str) -> str:
-    """The digest of an index's linux/amd64 manifest (or of its only one without a platform)."""
-    entries = [
-        entry
-        for entry in index.get("manifests") or []
-        if "vnd.docker.reference.type" not in (entry.get("annotations") or {})
-    ]
-    for entry in entries:
-        platform = entry.get("platform") or {}
-        if (platform.get("os"), platform.get("architecture")) == ("linux", "amd64"):
-            return check_digest(entry["digest"])
-    if len(entries) == 1 and not entries[0].get("platform"):
-        return check_digest(entries[0]["digest"])
-    raise BuildError("there is no image for linux/amd64", where=where)
-
-
-def describe_layers(
-    manifest: Mapping[str, Any], config: Mapping[str, Any], *, where: str
-) -> list[Layer]:
-    diff_ids = (config.get("rootfs") or {}).get("diff_ids") or []
-    described = manifest.get("layers") or []
-    if len(diff_ids) != len(described):
-        raise BuildError("the config and the manifest name different layers", where=where)
-    return [
-        Layer(descriptor=Descriptor.from_json(entry), diff_id=check_digest(diff_id), kind="base")
-        for entry, diff_id in zip(described, diff_ids, strict=True)
-    ]
-
-
-def _raw_layer(diff_id: str, size_bytes: int) -> Layer:
-    descriptor = Descriptor(
-        media_type=RAW_LAYER, digest=check_digest(diff_id), size_bytes=size_bytes
-    )
-    return Layer(descriptor=descriptor, diff_id=diff_id, kind="base")
-
-
-def with_content(layer: Layer, content: Any) -> Layer:
-    return Layer(
-        descriptor=layer.descriptor, diff_id=layer.diff_id, kind=layer.kind, content=content
-    )
+        try:
+            text = find_manifest(self._document(digest), self._document, where=where)
+        except KeyError:
+            return None
+        return text if "layers" in json.loads(text) else None
 
 
 def open_saved(engine: EngineLike, image: str) -> tarfile.TarFile:

@@ -19,9 +19,17 @@ from docker.errors import APIError, DockerException, ImageNotFound
 
 from bake.errors import BuildError, MachineError
 from bake.image.engine.archive import EngineContent, EngineLike
-from bake.image.final.assemble import BASE_DIGEST_LABEL, BASE_LAYERS_LABEL, LAYERS_LABEL
 from bake.image.oci.layout import LAYOUT_FILE, index_of
-from bake.image.oci.model import Image, Layer, blob_name, canonical_json, read_content
+from bake.image.oci.model import (
+    BASE_DIGEST_LABEL,
+    BASE_LAYERS_LABEL,
+    LAYERS_LABEL,
+    Image,
+    Layer,
+    blob_name,
+    canonical_json,
+    read_content,
+)
 from bake.image.oci.reference import parse_reference
 
 _TIMEOUT_S = 3600
@@ -89,7 +97,7 @@ def _present_layers(image: Image, engine: EngineLike) -> int:
 
 def _pulled_base(image: Image, engine: EngineLike) -> int:
     """How many layers the base has, where the engine has pulled that very manifest."""
-    labels = (image.config.get("config") or {}).get("Labels") or {}
+    labels = image.labels
     count = len(str(labels.get(BASE_LAYERS_LABEL, "")).split())
     wanted = f"@{labels.get(BASE_DIGEST_LABEL)}"
     for found in engine.client.images.list():

@@ -7,52 +7,28 @@ reads a clock, a file or the network.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bake.errors import BuildError
 from bake.image.oci.model import (
-    CONFIG,
+    BASE_LAYERS_LABEL,
     CREATED,
     CREATED_BY,
     KIND,
-    MANIFEST,
+    LAYERS_LABEL,
     Descriptor,
     Image,
     Layer,
     canonical_json,
-    sha256_digest,
+    make_manifest,
 )
+from bake.image.oci.parse import check_image
 
-BASE_DIGEST_LABEL = "org.opencontainers.image.base.digest"
-BASE_LAYERS_LABEL = "bakery.base.layers"
-"""The base's blobs, space-separated: what lies above them is ours to answer for."""
-LAYERS_LABEL = "bakery.layers"
-"""Our blobs above them: an engine does not say which blobs an image of its own is made of."""
 # What the OCI specification knows; engines add fields of their own that differ between their stores.
 _CONFIG_KEYS = ("architecture", "author", "os", "os.features", "os.version", "variant")
 _CONTAINER_KEYS = (
     "Cmd", "Entrypoint", "Env", "ExposedPorts", "Healthcheck", "Labels", "Shell", "StopSignal", "User", "Volumes", "WorkingDir",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseImage:
-    """The image that lies below ours."""
-
-    name: str
-    """What it was asked for by: a reference, or an engine's image id."""
-    identity: str
-    """The manifest's digest; for an engine with the classic store the config's, as it has no other."""
-    config: Mapping[str, Any]
-    layers: tuple[Layer, ...]
-    manifest_json: bytes = b""
-    """As it was read; a legacy archive has none."""
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """The base's labels."""
-        return dict((self.config.get("config") or {}).get("Labels") or {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +45,7 @@ class ImageConfig:
 
 
 def assemble(
-    base: BaseImage,
+    base: Image,
     *,
     layers: Sequence[Layer],
     config: ImageConfig,
@@ -86,48 +62,15 @@ def assemble(
     Raises:
         BuildError: the base's config does not fit its layers, or the platform is not linux/amd64.
     """
-    check_base(base)
-    everything = (*base.layers, *layers)
+    check_image(base)
+    # A base may be an image of ours: here it is a base.
+    below = (replace(layer, kind="base", comment="") for layer in base.layers)
+    everything = (*below, *layers)
     config_json = canonical_json(_config(base, layers, config))
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": Descriptor(
-            media_type=CONFIG, digest=sha256_digest(config_json), size_bytes=len(config_json)
-        ).as_json(),
-        "layers": [_described(layer).as_json() for layer in everything],
-        **({"annotations": dict(annotations)} if annotations else {}),
-    }
-    return Image(manifest_json=canonical_json(manifest), config_json=config_json, layers=everything)
-
-
-def check_base(base: BaseImage) -> None:
-    """Raises BuildError where a base's config is of no form, or of other layers."""
-    if not _is_config(base.config):
-        raise BuildError("its config is not that of an image", where=base.name)
-    diff_ids = (base.config.get("rootfs") or {}).get("diff_ids") or []
-    if diff_ids != [layer.diff_id for layer in base.layers]:
-        raise BuildError("the base's config and its layers do not fit each other", where=base.name)
-    platform = (base.config.get("os"), base.config.get("architecture"))
-    if platform != ("linux", "amd64"):
-        raise BuildError(
-            f"the base is for {'/'.join(map(str, platform))}, workers run on linux/amd64",
-            where=base.name,
-            hint="build or pull it with --platform linux/amd64",
-        )
-
-
-def _is_config(config: Any) -> bool:
-    """Whether what is read of a config is of the form that the OCI specification gives it."""
-    container = config.get("config") or {}
-    lists = (config.get("history") or [], container.get("Env") or [])
-    return (
-        isinstance(container, dict)
-        and isinstance(container.get("Labels") or {}, dict)
-        and all(isinstance(each, list) for each in lists)
-        and all(isinstance(entry, dict) for entry in lists[0])
-        and all(isinstance(variable, str) for variable in lists[1])
+    manifest_json = make_manifest(
+        config_json, [_described(layer) for layer in everything], annotations=annotations
     )
+    return Image(manifest_json=manifest_json, config_json=config_json, layers=everything)
 
 
 def _described(layer: Layer) -> Descriptor:
@@ -143,7 +86,7 @@ def _described(layer: Layer) -> Descriptor:
     )
 
 
-def _config(base: BaseImage, layers: Sequence[Layer], config: ImageConfig) -> dict[str, Any]:
+def _config(base: Image, layers: Sequence[Layer], config: ImageConfig) -> dict[str, Any]:
     container = dict(base.config.get("config") or {})
     kept = {key: container[key] for key in _CONTAINER_KEYS if container.get(key)}
     kept.pop("Cmd", None)  # it would become arguments of our entry point
@@ -186,7 +129,7 @@ def _merged_env(base: Sequence[str], ours: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in merged.items()]
 
 
-def _base_history(base: BaseImage) -> list[Mapping[str, Any]]:
+def _base_history(base: Image) -> list[Mapping[str, Any]]:
     """The base's history; filled up where it has fewer entries than layers, as squashed images do."""
     history = list(base.config.get("history") or [])
     with_layer = sum(not entry.get("empty_layer") for entry in history)

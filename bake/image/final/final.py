@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bake import __version__
-from bake.image.final.assemble import BASE_DIGEST_LABEL, BaseImage, ImageConfig, assemble
+from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.final.packages import Package
 from bake.image.final.sbom import DOCUMENTS_COMMENT, make_documents_layer
 from bake.image.oci.layers import PlacedFile, TreeLayer
-from bake.image.oci.model import CREATED, Image, Layer
+from bake.image.oci.model import BASE_DIGEST_LABEL, CREATED, LOCK_LABEL, Image, Layer
 from bake.lock import Lock
 from bake.plan.step import Harvest
 from runtime.worker import HOME, Weights, Worker
@@ -37,7 +37,7 @@ class ThinLayers:
 
 
 def assemble_final(
-    base: BaseImage,
+    base: Image,
     *,
     worker: Worker,
     weights: Sequence[Layer],
@@ -89,7 +89,7 @@ def place_weights(worker: Worker, source_of: Callable[[str], Path]) -> list[Plac
     ]
 
 
-def _labels(worker: Worker, base: BaseImage, lock: Lock) -> dict[str, str]:
+def _labels(worker: Worker, base: Image, lock: Lock) -> dict[str, str]:
     return {
         "org.opencontainers.image.title": worker.name,
         "org.opencontainers.image.created": CREATED,
@@ -97,9 +97,7 @@ def _labels(worker: Worker, base: BaseImage, lock: Lock) -> dict[str, str]:
         BASE_DIGEST_LABEL: base.identity,
         "bakery.version": __version__,
         "bakery.family": worker.family,
-        "bakery.lock": json.dumps(
-            json.loads(lock.to_json()), sort_keys=True, separators=(",", ":")
-        ),
+        LOCK_LABEL: json.dumps(json.loads(lock.to_json()), sort_keys=True, separators=(",", ":")),
         "bakery.checkpoint": describe_weights(worker.checkpoint),
     }
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from bake.image.oci.model import KIND, PROVENANCE_FILE, SBOM_FILE, Image
+from bake.image.oci.model import LOCK_LABEL, PROVENANCE_FILE, SBOM_FILE, Image
 from bake.image.oci.streams import UnsoundLayer, open_tar, unpacked
 from bake.lock import Lock
 
-LOCK_LABEL = "bakery.lock"
 _MOST_BYTES = 16 << 20
 
 
@@ -45,23 +44,22 @@ class Inspection:
         }
 
 
-def inspect_image(image: Image, *, name: str, digest: str = "") -> Inspection:
+def inspect_image(image: Image, *, name: str) -> Inspection:
     """Reads an image's config, and its documents layer if it has one; no other layer.
 
     Raises:
         PushError: a registry does not give it.
     """
-    config = image.config
-    labels = dict((config.get("config") or {}).get("Labels") or {})
+    labels = image.labels
     documents = _read_documents(image)
     return Inspection(
         name=name,
-        digest=digest or image.digest,
+        digest=image.identity,
         labels=labels,
         lock=_lock(labels.get(LOCK_LABEL)),
         layers=tuple(
             {
-                "kind": layer.descriptor.annotations.get(KIND, layer.kind),
+                "kind": layer.kind,
                 "comment": layer.comment,
                 "digest": layer.digest,
                 "size_bytes": layer.size_bytes,
@@ -92,8 +90,8 @@ def _lock(text: str | None) -> Lock | None:
 def _read_documents(image: Image) -> dict[str, Any]:
     """The documents layer is the last one; an image built on top of ours has it elsewhere, or not at all."""
     for layer in reversed(image.layers):
-        kind = layer.descriptor.annotations.get(KIND, layer.kind)
-        if kind == "documents" and layer.content is not None and layer.size_bytes <= _MOST_BYTES:
+        small = layer.size_bytes <= _MOST_BYTES
+        if layer.kind == "documents" and layer.content is not None and small:
             # What cannot be read is not printed; `bake verify` says why.
             with suppress(UnsoundLayer, tarfile.TarError, ValueError):
                 return dict(_documents_in(layer.content.chunks()))

@@ -34,10 +34,9 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from bake import __version__
-from bake.image.final.assemble import BaseImage
 from bake.image.final.packages import Package
 from bake.image.oci.layers import TreeLayer, make_tree_layer
-from bake.image.oci.model import PROVENANCE_FILE, SBOM_FILE, Layer, canonical_json
+from bake.image.oci.model import PROVENANCE_FILE, SBOM_FILE, Image, Layer, canonical_json
 from bake.lock import Lock, Pin
 from runtime.worker import WEIGHTS_MTIME, Worker
 
@@ -48,7 +47,7 @@ def make_documents_layer(
     *,
     worker: Worker,
     lock: Lock,
-    base: BaseImage,
+    base: Image,
     packages: Iterable[Package],
     layers: Sequence[Layer],
     blob: Path,
@@ -110,7 +109,7 @@ def make_sbom(*, worker: Worker, lock: Lock, packages: Iterable[Package]) -> str
     return json.dumps(data, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
 
 
-def make_provenance(*, worker: Worker, lock: Lock, base: BaseImage, layers: Sequence[Layer]) -> str:
+def make_provenance(*, worker: Worker, lock: Lock, base: Image, layers: Sequence[Layer]) -> str:
     """What the layers were made from, as an in-toto statement with SLSA's v1 predicate."""
     statement: dict[str, Any] = {
         "_type": "https://in-toto.io/Statement/v1",

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -29,11 +30,18 @@ CREATED_BY = "bake: "
 """What a history entry of ours begins with."""
 KIND = "bakery.layer"
 """The annotation of a layer's descriptor that says what the layer is."""
+BASE_DIGEST_LABEL = "org.opencontainers.image.base.digest"
+BASE_LAYERS_LABEL = "bakery.base.layers"
+"""The base's blobs, space-separated: what lies above them is ours to answer for."""
+LAYERS_LABEL = "bakery.layers"
+"""Our blobs above them: an engine does not say which blobs an image of its own is made of."""
+LOCK_LABEL = "bakery.lock"
 
 SBOM_FILE = f"{HOME}/documents/sbom.cdx.json"
 PROVENANCE_FILE = f"{HOME}/documents/provenance.json"
 
-LayerKind = Literal["base", "weights", "thin", "documents"]
+LayerKind = Literal["base", "weights", "thin", "documents", "added"]
+"""`added`: somebody has built on top of our image."""
 _OCI_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar": RAW_LAYER,
     "application/vnd.docker.image.rootfs.diff.tar.gzip": GZIP_LAYER,
@@ -117,6 +125,10 @@ class Image:
     manifest_json: bytes
     config_json: bytes
     layers: tuple[Layer, ...]
+    name: str = ""
+    """What it was asked for by: a reference, a folder, an engine's id; for messages."""
+    known_as: str = ""
+    """What it is known by where that is not its manifest: an engine with the classic store has none."""
 
     @property
     def digest(self) -> str:
@@ -124,19 +136,29 @@ class Image:
         return sha256_digest(self.manifest_json)
 
     @property
+    def identity(self) -> str:
+        """What the image is known by where it was read."""
+        return self.known_as or self.digest
+
+    @property
     def config_digest(self) -> str:
         """The config's digest, by which an engine with the classic store knows the image."""
         return sha256_digest(self.config_json)
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """The image's config, parsed."""
+        """The image's config, parsed; not to be changed."""
         return dict(json.loads(self.config_json))
 
-    @property
+    @cached_property
     def manifest(self) -> dict[str, Any]:
-        """The image's manifest, parsed."""
+        """The image's manifest, parsed; not to be changed."""
         return dict(json.loads(self.manifest_json))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of the config."""
+        return dict((self.config.get("config") or {}).get("Labels") or {})
 
     @property
     def size_bytes(self) -> int:
@@ -196,6 +218,27 @@ def read_content(content: Content, offset_bytes: int = 0, *, where: str) -> Iter
             where=where,
             hint="bake the image again: what it was assembled from is gone or has changed",
         ) from None
+
+
+def make_manifest(
+    config_json: bytes,
+    layers: Sequence[Descriptor],
+    *,
+    annotations: Mapping[str, str] | None = None,
+) -> bytes:
+    """The manifest of an OCI image."""
+    config = Descriptor(
+        media_type=CONFIG, digest=sha256_digest(config_json), size_bytes=len(config_json)
+    )
+    return canonical_json(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config.as_json(),
+            "layers": [each.as_json() for each in layers],
+            **({"annotations": dict(annotations)} if annotations else {}),
+        }
+    )
 
 
 def sha256_digest(data: bytes) -> str:

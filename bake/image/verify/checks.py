@@ -8,8 +8,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bake.console import format_bytes
-from bake.image.final.assemble import BASE_DIGEST_LABEL, LAYERS_LABEL
-from bake.image.oci.model import PROVENANCE_FILE, SBOM_FILE, Image, Layer
+from bake.image.oci.model import (
+    BASE_DIGEST_LABEL,
+    LAYERS_LABEL,
+    LOCK_LABEL,
+    PROVENANCE_FILE,
+    SBOM_FILE,
+    Image,
+    Layer,
+)
 from bake.image.verify.scan import LayerFacts
 from bake.image.verify.secrets import Finding, SecretScanner, is_public, is_waste
 from bake.image.verify.verdict import Check, make_check
@@ -22,7 +29,6 @@ MOST_LAYERS = 127
 """Overlay mounts of common kernels and engines end here."""
 MOST_BYTES = 80 * 10**9
 """RunPod's limit for an image."""
-LOCK_LABEL = "bakery.lock"
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What parsing of JSON raises that is of another form."""
 LARGE_LAYER_BYTES = 10 * 10**9
@@ -105,7 +111,7 @@ def check_files(
 
 
 def _check_lock(worker: Worker, image: Image, lock: Lock | None) -> Check:
-    labels = (image.config.get("config") or {}).get("Labels") or {}
+    labels = image.labels
     try:
         expected = lock or Lock.from_json(labels[LOCK_LABEL])
     except KeyError:
@@ -190,7 +196,7 @@ def check_documents(image: Image, worker: Worker, kept: _Kept) -> Check:
             message="the image has no bill of materials, or no provenance",
             remedy="bake the image again",
         )
-    labels = (image.config.get("config") or {}).get("Labels") or {}
+    labels = image.labels
     try:
         sbom, provenance = (json.loads(text or b"") for text in texts)
         wrong = list(_wrong_documents(sbom, provenance, worker, labels))

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 from bake.console import Console
 from bake.errors import BuildError, VerifyError
 from bake.image.engine.archive import EngineContent, EngineLike, saved_blobs
-from bake.image.final.assemble import BASE_LAYERS_LABEL
 from bake.image.kept import Kept
-from bake.image.oci.model import Image, Layer, digest_of, read_content
+from bake.image.oci.model import BASE_LAYERS_LABEL, Image, Layer, digest_of, read_content
 from bake.image.oci.saved import load_saved_image
 from bake.image.registry.client import RegistryContent
 from bake.image.verify.checks import (
@@ -48,7 +47,6 @@ def verify_image(
     console: Console,
     scanner: SecretScanner | None = None,
     lock: Lock | None = None,
-    digest: str = "",
     proven: Mapping[str, LayerFacts] | None = None,
     kept: Kept | None = None,
     downloads_base: bool = True,
@@ -61,7 +59,6 @@ def verify_image(
         console: Progress.
         scanner: What is secret; by default known forms and this machine's own tokens.
         lock: What must be in it; the image's own lock if not given.
-        digest: What the image is known by, where that is not its manifest's digest.
         proven: By digest, layers whose bytes were hashed as they were sent; they are not read again.
         kept: What earlier verifications have found; nothing is kept if not given.
         downloads_base: Whether layers of the base are looked through that are in a registry only.
@@ -87,7 +84,7 @@ def verify_image(
     ]
     return Verdict(
         image=name,
-        digest=digest or image.digest,
+        digest=image.identity,
         checks=tuple(checks),
         read_bytes=sum(layer.size_bytes for layer in read),
     )
@@ -95,7 +92,7 @@ def verify_image(
 
 def count_base_layers(image: Image) -> int:
     """How many of the lowest layers are the base's: none where the label and the manifest differ."""
-    labels = (image.config.get("config") or {}).get("Labels") or {}
+    labels = image.labels
     said = str(labels.get(BASE_LAYERS_LABEL, "")).split()
     lowest = [layer.digest for layer in image.layers[: len(said)]]
     return len(said) if said == lowest else 0
