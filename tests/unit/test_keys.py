@@ -49,6 +49,7 @@ EXPECTED = {
     "bake/steps/thin.py": "environment runtime",
     "bake/image/oci/layers.py": "environment runtime assemble verify",
     "bake/image/oci/model.py": "environment runtime assemble verify",
+    "bake/image/oci/parse.py": "assemble verify",
     "bake/image/oci/saved.py": "assemble verify",
     "bake/image/oci/streams.py": "assemble verify",
     "bake/image/oci/layout.py": "assemble",
