@@ -49,7 +49,7 @@ engine-start: ## Make sure that an engine answers; a private one where there is 
 engine-stop: ## End the private engine, leave nothing running
 	demo/engine/stop
 
-runtime-venvs: .venv-runtime/ready .venv-runtime-latest/ready ## Make the worker's environments (both SDKs) for the integration tests
+runtime-venvs: .venv-runtime/ready .venv-runtime-latest/ready .venv-swift/ready ## Make the environments of the integration tests: the worker's (both SDKs), and an S3 server's
 
 .venv-%/ready: requirements/%.txt
 	$(PYTHON) -m venv .venv-$*
@@ -73,6 +73,7 @@ locks: venv ## Resolve the hashed locks again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --output-file requirements/dev.txt pyproject.toml requirements/build.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime.txt requirements/runtime.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime-latest.txt requirements/runtime-latest.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/swift.txt requirements/swift.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file demo/requirements.txt demo/requirements.in
 	$(BIN)/uv pip compile $(WEBUI_LOCK) --override requirements/webui-overrides.txt --output-file requirements/webui.txt requirements/webui.in
 	$(BIN)/uv pip compile $(WEBUI_LOCK) --constraint requirements/webui.txt --output-file requirements/torch.txt requirements/torch.in
@@ -86,4 +87,4 @@ release: venv ## Build the artefacts of a release in dist/, and check them (docs
 
 clean: ## Remove what can be made again
 	demo/engine/stop
-	rm -rf $(VENV) .venv-runtime .venv-runtime-latest .engine build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-runtime .venv-runtime-latest .venv-swift .engine build dist .mypy_cache .ruff_cache .pytest_cache

@@ -145,6 +145,7 @@ async def measure(
     from runpod import __version__ as sdk_version  # noqa: PLC0415  # only the parent has the SDK to import
     from runpod.serverless.modules.rp_job import run_job  # noqa: PLC0415
 
+    from runtime.job.bucket import Bucket  # noqa: PLC0415
     from runtime.job.fields import limits_of  # noqa: PLC0415
     from runtime.job.handler import Handler  # noqa: PLC0415
     from runtime.job.lora import LoraStore  # noqa: PLC0415
@@ -162,6 +163,7 @@ async def measure(
         keeper=keeper,
         generator=Generator(keeper, settings, counters),
         loras=LoraStore(settings, worker, {}),
+        bucket=Bucket(settings),
         limits=limits_of({}, {}),
         counters=counters,
         report=lambda *_: None,

@@ -23,8 +23,14 @@ CODES = {
     "timeout": (True, "the job took longer than the worker allows"),
     "worker_stopping": (True, "the worker was told to stop while the job ran"),
     "result_too_large": (False, "the result is above the endpoint's limit"),
-    "storage_not_configured": (False, "S3 delivery without the bucket's variables"),
-    "storage_failed": (True, "the bucket did not take a picture"),
+    "storage_not_configured": (
+        False,
+        "S3 delivery without the bucket's variables, or with some that contradict each other",
+    ),
+    "storage_failed": (
+        True,
+        "the bucket did not take a picture; not retryable where it refused it",
+    ),
     "internal": (True, "a fault of the worker; the log has it under the job's id"),
 }
 """Whether the same request may work later, and the meaning of each code."""
@@ -55,6 +61,8 @@ class JobError(Exception):
     """For the log only."""
     refresh: bool = False
     """Whether the worker must be replaced afterwards."""
+    retryable: bool | None = None
+    """Where it is known better than by the code."""
 
     def __str__(self) -> str:
         return self.message
@@ -66,6 +74,6 @@ class JobError(Exception):
                 "code": self.code,
                 "message": self.message,
                 "fields": [dataclasses.asdict(each) for each in self.fields],
-                "retryable": CODES[self.code][0],
+                "retryable": CODES[self.code][0] if self.retryable is None else self.retryable,
             }
         )

@@ -18,6 +18,7 @@ from typing import Any
 import runpod
 from runpod.serverless.modules.rp_job import job_progress
 
+from runtime.job.bucket import Bucket
 from runtime.job.handler import Handler
 from runtime.job.lora import LoraStore
 from runtime.log import Counters, log
@@ -46,12 +47,15 @@ class Server:
     ) -> None:
         self._grace_s = settings.term_grace_s
         self._keeper = keeper
+        bucket = Bucket(settings)
+        bucket.prepare()
         self._handler = Handler(
             settings=settings,
             worker=worker,
             keeper=keeper,
             generator=Generator(keeper, settings, counters),
             loras=LoraStore(settings, worker, _tokens(settings)),
+            bucket=bucket,
             limits=limits,
             counters=counters,
             report=report_progress,

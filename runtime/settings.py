@@ -18,14 +18,22 @@ from runtime.worker import WORKER_FILE
 _LIMIT = "BAKERY_MAX_"
 
 
-def _variable(name: str, default: Any, meaning: str, *choices: str) -> Any:
+def _variable(name: str, default: Any, meaning: str, *choices: str, **more: Any) -> Any:
     """A field that `$BAKERY_<name>` sets; the type is the default's."""
-    return _of_that_name(f"BAKERY_{name}", default, meaning, *choices)
+    return _of_that_name(f"BAKERY_{name}", default, meaning, *choices, **more)
 
 
-def _of_that_name(name: str, default: Any, meaning: str, *choices: str, shown: bool = True) -> Any:
+def _of_that_name(
+    name: str,
+    default: Any,
+    meaning: str,
+    *choices: str,
+    shown: bool = True,
+    least: int = 0,
+    most: float = math.inf,
+) -> Any:
     about = {"variable": name, "meaning": meaning, "choices": choices, "shown": shown}
-    return field(default=default, metadata=about, repr=shown)
+    return field(default=default, metadata={**about, "least": least, "most": most}, repr=shown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,12 @@ class Settings:
     oom: str = _variable("OOM", "fail", "out of memory: `fail`, or `split` a batch into smaller ones (the same pictures)", "fail", "split")
     progress_s: float = _variable("PROGRESS_S", 2.0, "least time between progress reports; 0: none")
     max_response_mb: float = _variable("MAX_RESPONSE_MB", 10.0, "the endpoint's limit for a result: 10 for /run, 20 for /runsync")
-    bucket: str = _variable("BUCKET", "", "S3 bucket; month and year as the SDK does it if left out")
+    bucket: str = _variable("BUCKET", "", "S3 bucket; if left out the one in `BUCKET_ENDPOINT_URL`, else month and year as the SDK has it")
+    bucket_region: str = _variable("BUCKET_REGION", "", "region that the bucket's requests are signed for; the endpoint's if left out")
+    bucket_style: str = _variable("BUCKET_STYLE", "auto", "where the bucket's name goes: `virtual` (host), `path`, or `auto`", "auto", "path", "virtual")
+    bucket_prefix: str = _variable("BUCKET_PREFIX", "", "what each key begins with, such as `pictures/mine`")
+    bucket_link_s: int = _variable("BUCKET_LINK_S", 604_800, "how long a link opens; a week is S3's limit", least=1, most=604_800)
+    bucket_timeout_s: float = _variable("BUCKET_TIMEOUT_S", 60.0, "the bucket must have taken all of a job's pictures by then")
     override_settings: str = _variable("OVERRIDE_SETTINGS", "", "further names allowed in override_settings, with commas between; one that does nothing ends the start")
     lora_hosts: str = _variable("LORA_HOSTS", "civitai.com,huggingface.co", "hosts that LoRAs may be fetched from; `none`")
     lora_cache: str = _variable("LORA_CACHE", "", "folder of fetched LoRAs; on the network volume if there is one")
@@ -62,6 +75,9 @@ class Settings:
     test_output: str = _variable("TEST_OUTPUT", "", "file that each result is written to as JSON, as `bake verify` wants it")
     civitai_token: str = _of_that_name("CIVITAI_TOKEN", "", "sent to CivitAI, nowhere else", shown=False)
     hf_token: str = _of_that_name("HF_TOKEN", "", "sent to Hugging Face, nowhere else", shown=False)
+    bucket_endpoint: str = _of_that_name("BUCKET_ENDPOINT_URL", "", "the S3 server of `delivery: s3`, see [below](#a-bucket-for-pictures)")
+    bucket_key_id: str = _of_that_name("BUCKET_ACCESS_KEY_ID", "", "the bucket's key", shown=False)
+    bucket_secret: str = _of_that_name("BUCKET_SECRET_ACCESS_KEY", "", "and its secret", shown=False)
     # fmt: on
     limits: Mapping[str, int] = field(
         default_factory=dict,
@@ -133,9 +149,12 @@ def _parse(text: str, variable: dataclasses.Field[Any]) -> Any:
         number = type(default)(text)
     except ValueError:
         number = -1
-    if not math.isfinite(number) or number < 0:
+    least, most = variable.metadata["least"], variable.metadata["most"]
+    if not math.isfinite(number) or not least <= number <= most:
         kind = "whole number" if isinstance(default, int) else "number"
-        raise ValueError(f"is not a {kind} from 0 on")
+        raise ValueError(
+            f"is not a {kind} from {least} {'on' if most == math.inf else f'to {most}'}"
+        )
     return number
 
 

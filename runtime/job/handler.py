@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import JobError
+from runtime.job.bucket import Bucket
 from runtime.job.fields import OVERRIDES
 from runtime.job.honoured import Honoured, check_honoured, read_info
 from runtime.job.lora import Applied, LoraStore
@@ -39,6 +40,7 @@ class Handler:
     keeper: Keeper
     generator: Generator
     loras: LoraStore
+    bucket: Bucket
     limits: Mapping[str, int]
     """Maxima of requests."""
     counters: Counters
@@ -111,7 +113,7 @@ class Handler:
                 infotexts=info.get("infotexts") or [],
                 job_id=str(job.get("id", "job")),
                 limit_bytes=int(self.settings.max_response_mb * 1_000_000),
-                bucket=self.settings.bucket,
+                bucket=self.bucket,
             )
 
     async def _parse(self, value: object) -> Request:

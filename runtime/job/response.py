@@ -8,21 +8,17 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import struct
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.errors import JobError
+from runtime.job.bucket import Bucket
 from runtime.job.request import OutputOptions
 
 _SMALLER_QUALITIES = (75, 50)
 _EXIF_CHARS = 30_000
 """JPEG holds 64 KiB of it."""
-_LINK_LIFE_S = 7 * 24 * 3600
-_BUCKET_VARIABLES = ("BUCKET_ENDPOINT_URL", "BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY")
-_SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
 class Picture(str):
@@ -54,7 +50,7 @@ def deliver(
     infotexts: Sequence[str],
     job_id: str,
     limit_bytes: int,
-    bucket: str,
+    bucket: Bucket,
 ) -> dict[str, Any]:
     """Puts the pictures into the form that was asked for, and notes it in `bakery.output`.
 
@@ -64,7 +60,7 @@ def deliver(
         infotexts: The generation parameters of each picture.
         job_id: The folder in the bucket.
         limit_bytes: The endpoint's limit for the JSON.
-        bucket: The bucket's name; month and year if empty, as the SDK has it.
+        bucket: Where `s3` puts them.
 
     Raises:
         JobError: it does not fit and the request allows nothing else, or the bucket failed.
@@ -87,7 +83,7 @@ def deliver(
         remake(options.image_format, options.image_quality)
     size = json_size(output)
     if options.delivery == "s3" or (size > limit_bytes and options.if_too_large == "s3"):
-        output["images"] = _upload(output["images"], job_id, bucket)
+        output["images"] = bucket.put(list(map(base64.b64decode, output["images"])), job_id)
         made["delivery"] = "s3"
         return output
     why = f"the result has {size} bytes, the endpoint takes {limit_bytes}"
@@ -121,29 +117,3 @@ def _user_comment(text: str) -> bytes:
     pointer = struct.pack("<HHHIII", 1, 0x8769, 4, 1, 26, 0)
     comment = struct.pack("<HHHIII", 1, 0x9286, 7, len(data), 44, 0)
     return b"Exif\0\0II*\0" + struct.pack("<I", 8) + pointer + comment + data
-
-
-def _upload(images: Sequence[str], job_id: str, bucket: str) -> list[str]:
-    """Links that are good for a week."""
-    missing = [name for name in _BUCKET_VARIABLES if not os.environ.get(name)]
-    if missing:
-        raise JobError("storage_not_configured", f"this endpoint lacks {', '.join(missing)}")
-    from runpod.serverless.utils import rp_upload  # noqa: PLC0415  # not there where tests run
-
-    links = []
-    try:
-        client, _ = rp_upload.get_boto_client()
-        for number, text in enumerate(images):
-            data = base64.b64decode(text)
-            kind = next((name for start, name in _SIGNATURES.items() if data.startswith(start)), "")
-            key = f"{job_id}/{number}.{kind}"
-            target = {"Bucket": bucket or time.strftime("%m-%y"), "Key": key}
-            client.put_object(**target, Body=data, ContentType=f"image/{kind}")
-            link = client.generate_presigned_url(
-                "get_object", Params=target, ExpiresIn=_LINK_LIFE_S
-            )
-            links.append(link)
-    except Exception as error:  # boto3 makes its dozens of kinds at run time
-        what = "the bucket did not take the pictures"
-        raise JobError("storage_failed", what, detail=repr(error)) from error
-    return links

@@ -13,6 +13,7 @@ import pytest
 
 from runtime.errors import SettingsError
 from runtime.job import handler
+from runtime.job.bucket import Bucket
 from runtime.job.handler import Handler
 from runtime.job.lora import LoraStore
 from runtime.job.names import check_allowed, pin_settings
@@ -51,6 +52,7 @@ class Bench:
             keeper=self.keeper,
             generator=Generator(self.keeper, self.settings, self.counters),
             loras=LoraStore(self.settings, worker, {}),
+            bucket=Bucket(self.settings),
             limits=DEFAULT_LIMITS,
             counters=self.counters,
             report=lambda _job, progress: self.reports.append(progress),

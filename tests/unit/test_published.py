@@ -23,7 +23,7 @@ _NO_CODE = {
     tokenize.DEDENT,
     tokenize.ENDMARKER,
 }
-_TABLES = {"fields", "values", "names"}
+_TABLES = {"fields", "values", "names", "vendors"}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
