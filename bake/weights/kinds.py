@@ -70,6 +70,8 @@ def recognise(header: Header) -> Recognised:
 def _identify(names: Mapping[str, Tensor]) -> _Identity:
     if any(name.startswith(_UNET) for name in names):
         return _identify_checkpoint(names)
+    if not names:
+        return "unknown", None, "a file without a tensor"
     for matches, identity in _OTHERS:
         if matches(names.keys()):
             return identity

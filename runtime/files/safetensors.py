@@ -1,7 +1,8 @@
 """The header of a safetensors file, read and checked without loading a tensor.
 
-Format: 8 bytes of little-endian header length, the header (JSON), the tensors' bytes. The checks are
-those of the reference implementation: no hole, no overlap, nothing after the last tensor.
+Format: 8 bytes of little-endian header length, the header (JSON), the tensors' bytes. What the reference
+implementation (safetensors 0.8) reads is read, what it refuses is refused: no hole, no overlap, nothing
+after the last tensor; of a tensor that is named twice the last entry counts.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from typing import Any, BinaryIO
 from runtime.files.errors import WeightsError
 from runtime.files.sniff import LFS_HINT, LFS_POINTER, SNIFF_BYTES, describe, identify_start
 
-MAX_HEADER_BYTES = 16 << 20
-"""The format allows 100 MB; the largest real headers are below 1 MB, and this one is parsed in a worker."""
+MAX_HEADER_BYTES = 100_000_000
+"""The reference implementation's limit."""
+_MAX_NUMBER = 1 << 64
+_MAX_DEPTH = 127
+"""Of the header's JSON, as serde_json has it; 2 for a tensor's entry."""
+_FIELDS = ("dtype", "shape", "data_offsets")
 DTYPE_BITS = {
     "BOOL": 8,
     "U8": 8,
@@ -26,6 +31,8 @@ DTYPE_BITS = {
     "F8_E4M3": 8,
     "F8_E5M2": 8,
     "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
     "I16": 16,
     "U16": 16,
     "F16": 16,
@@ -103,57 +110,121 @@ def parse_header(file: BinaryIO, size_bytes: int, name: str) -> Header:
     if len(text) < length:
         raise _truncated(name, "within the header")
     try:
-        data = json.loads(text, object_pairs_hook=_unique)
+        tensors, metadata = _parse_json(name, text)
     except (ValueError, RecursionError) as error:
         raise _invalid(name, f"its header is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise _invalid(name, "its header is no JSON object")
-    metadata = data.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in metadata.values()
-    ):
-        raise _invalid(name, "its metadata is not a mapping of text to text")
-    tensors = {key: _parse_tensor(name, key, value) for key, value in data.items()}
     _check_layout(name, tensors, size_bytes - 8 - length)
     return Header(tensors=tensors, metadata=metadata, size_bytes=size_bytes)
 
 
+class _Object(dict[str, Any]):
+    """A JSON object that knows what it says twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def _parse_json(name: str, text: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    data = json.loads(
+        text.decode(),
+        object_pairs_hook=_Object,
+        parse_int=_number,
+        parse_float=_number,
+        parse_constant=_number,
+    )
+    if not isinstance(data, _Object):
+        raise _invalid(name, "its header is no JSON object")
+    tensors: dict[str, Tensor] = {}
+    metadata: list[dict[str, str]] = []
+    for key, value in data.pairs:
+        _check_ignored(key)
+        if key == "__metadata__":
+            metadata.append(_parse_metadata(name, value))
+        else:
+            tensors[key] = _parse_tensor(name, key, value)
+    if len(metadata) > 1:
+        raise _invalid(name, "its metadata is given twice")
+    return tensors, metadata[0] if metadata else {}
+
+
+def _number(text: str) -> int | float:
+    if text.lstrip("-").isdigit() and text != "-0" and len(text) <= 20:
+        return int(text)
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is out of range")
+    return value
+
+
+def _check_ignored(value: Any, depth: int = 0) -> None:
+    """Raises ValueError for what serde_json refuses although nobody looks at it."""
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair is no text
+    elif isinstance(value, (list, dict)):
+        if depth >= _MAX_DEPTH:
+            raise ValueError("it is nested too deeply")
+        inner = value if isinstance(value, list) else [*value, *value.values()]
+        for each in inner:
+            _check_ignored(each, depth + 1)
+
+
+def _parse_metadata(name: str, value: Any) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, _Object) or not all(isinstance(each, str) for _, each in value.pairs):
+        raise _invalid(name, "its metadata is not a mapping of text to text")
+    _check_ignored(value)
+    return value
+
+
 def _parse_tensor(name: str, key: str, value: Any) -> Tensor:
     try:
-        dtype, shape, (start, end) = value["dtype"], value["shape"], value["data_offsets"]
-        numbers = [*shape, start, end]
-    except (TypeError, KeyError, ValueError):
+        if isinstance(value, list):
+            value = _Object(list(zip(_FIELDS, value, strict=True)))
+        fields = [each for each in value.pairs if each[0] in _FIELDS]
+        others = [each for each in value.pairs if each[0] not in _FIELDS]
+        (dtype, shape, (start, end)) = (dict(fields)[each] for each in _FIELDS)
+        numbers = [*shape, start, end] if isinstance(shape, list) else [None]
+    except (AttributeError, TypeError, KeyError, ValueError):
         raise _invalid(name, f"the entry of {key[:80]} is not of its form") from None
-    if not all(type(number) is int and number >= 0 for number in numbers):
+    if len(fields) != len(_FIELDS):
+        raise _invalid(name, f"the entry of {key[:80]} says something twice")
+    for other, ignored in others:
+        _check_ignored(other)
+        _check_ignored(ignored, 2)
+    if not all(type(number) is int and 0 <= number < _MAX_NUMBER for number in numbers):
         raise _invalid(name, f"{key[:80]} has a size or offset that is no whole number")
-    bits = DTYPE_BITS.get(dtype) if isinstance(dtype, str) else None
-    if bits is None:
+    if isinstance(dtype, dict) and list(dtype.values()) == [None]:
+        (dtype,) = dtype  # serde's long form
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise _invalid(name, f"{key[:80]} has the unknown type {str(dtype)[:20]}")
-    if end < start or math.prod(shape) * bits != (end - start) * 8:
-        raise _invalid(name, f"the shape and the bytes of {key[:80]} do not agree")
     return Tensor(dtype=dtype, shape=tuple(shape), start=start, end=end)
 
 
+def _count_bits(tensor: Tensor) -> int | None:
+    """None where the reference's 64 bits overflow, also if a later dimension is 0."""
+    count = 1
+    for each in (*tensor.shape, DTYPE_BITS[tensor.dtype]):
+        count *= each
+        if count >= _MAX_NUMBER:
+            return None
+    return count
+
+
 def _check_layout(name: str, tensors: Mapping[str, Tensor], data_bytes: int) -> None:
-    if not tensors:
-        raise _invalid(name, "it holds no tensors")
     at = 0
     for key, tensor in sorted(tensors.items(), key=lambda each: (each[1].start, each[1].end)):
         if tensor.start != at:
             problem = "overlaps another" if tensor.start < at else "follows a hole"
             raise _invalid(name, f"the tensor {key[:80]} {problem}")
+        if tensor.size_bytes < 0 or _count_bits(tensor) != tensor.size_bytes * 8:
+            raise _invalid(name, f"the shape and the bytes of {key[:80]} do not agree")
         at = tensor.end
     if at > data_bytes:
         raise _truncated(name, f"{at - data_bytes} bytes before its end")
     if at < data_bytes:
         raise _invalid(name, f"{data_bytes - at} bytes follow the last tensor")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
 
 
 def _invalid(name: str, why: str) -> WeightsError:

@@ -44,7 +44,8 @@ def describe(start: bytes) -> str:
 def _identify(start: bytes) -> tuple[Kind, str]:
     if not start:
         return "empty", "empty"
-    if len(start) >= 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 1 << 32:
+    is_json = start[8:].lstrip(b" \t\r\n").startswith(b"{")
+    if is_json and struct.unpack("<Q", start[:8])[0] < 1 << 32:
         return "safetensors", "a safetensors file"
     if start.startswith(b"PK\x03\x04"):
         # A torch file is a zip that begins with its pickle; one that names nothing is taken for the worse.
