@@ -94,14 +94,28 @@ def test_commercial_use_on_the_wire(value: object, expected: tuple[str, ...] | N
 @pytest.mark.parametrize(
     ("base_model", "families"),
     [
-        ("SD 1.5", ("sd1",)),
-        ("SD 2.1 768", ("sd2",)),
-        ("SDXL 1.0", ("sdxl",)),
-        ("SDXL Lightning", ("sdxl",)),
-        ("Illustrious", ("sdxl",)),
-        ("Pony", ("sdxl",)),
-        ("NoobAI", ("sdxl",)),
-        ("Flux.1 D", ()),
+        *((each, ("sd1",)) for each in ("SD 1.4", "SD 1.5", "SD 1.5 LCM", "SD 1.5 Hyper")),
+        *((each, ("sd2",)) for each in ("SD 2.0", "SD 2.0 768", "SD 2.1 768", "SD 2.1 Unclip")),
+        *((each, ("sdxl",)) for each in ("SDXL 0.9", "SDXL 1.0", "SDXL 1.0 LCM", "SDXL Lightning")),
+        *((each, ("sdxl",)) for each in ("SDXL Hyper", "SDXL Turbo", "SDXL Distilled")),
+        *((each, ("sdxl",)) for each in ("Illustrious", "Pony", "pony v6 XL", "NoobAI")),
+        *(
+            (each, ())
+            for each in ("Pony V7", "Pony V7.1", "AuraFlow", "Illustrious-Lumina", "SD 3")
+        ),
+        *(
+            (each, ())
+            for each in ("SD 3.5 Medium", "SD 3.5 Large Turbo", "Flux.1 D", "Flux.2 Klein 9B")
+        ),
+        *((each, ()) for each in ("Stable Cascade", "SVD", "SVD XT", "SDXS", "PixArt a", "Kolors")),
+        *(
+            (each, ())
+            for each in ("Hunyuan 1", "Lumina", "Chroma", "HiDream", "Qwen", "ZImageTurbo")
+        ),
+        *(
+            (each, ())
+            for each in ("Wan Video 2.2 T2V-A14B", "LTXV", "Playground v2", "Anima", "ODOR")
+        ),
         ("Other", None),
         (None, None),
     ],

@@ -28,14 +28,15 @@ _ROLES = {
     "upscaler": "upscaler",
 }
 _FAMILIES = (
-    ("sd 1", ("sd1",)),
-    ("sd 2", ("sd2",)),
-    ("sdxl", ("sdxl",)),
-    ("pony", ("sdxl",)),
-    ("illustrious", ("sdxl",)),
-    ("noobai", ("sdxl",)),
+    (re.compile(r"sd 1(\.\d)?( (lcm|hyper|lightning|turbo))?"), ("sd1",)),
+    (re.compile(r"sd 2(\.\d)?( (768|unclip))*"), ("sd2",)),
+    (re.compile(r"sdxl( (0\.9|1\.0|lcm|lightning|hyper|turbo|distilled))*"), ("sdxl",)),
+    (re.compile(r"pony( (diffusion|xl|v[1-6](\.\d+)?))*"), ("sdxl",)),
+    (re.compile(r"illustrious([ -](xl|v?[0-2](\.\d+)?))*"), ("sdxl",)),
+    (re.compile(r"noobai([ -](xl|eps|v-?pred|v?[01](\.\d+)?))*"), ("sdxl",)),
 )
-"""By how a base model's name begins; all others are families that no manifest can name."""
+"""Whole names of base models; all others are families that no manifest can name. A later version may be
+another model altogether: Pony V7 is AuraFlow, SD 3 a transformer."""
 _MODELS = ("model", "pruned model")
 
 
@@ -98,8 +99,8 @@ def families_of(base_model: str | None) -> tuple[str, ...] | None:
     """Families that a base model's name stands for; None where it says nothing, empty where no manifest has it."""
     if not base_model or base_model.lower() == "other":
         return None
-    name = base_model.lower()
-    return next((families for start, families in _FAMILIES if name.startswith(start)), ())
+    name = " ".join(base_model.lower().split())
+    return next((families for form, families in _FAMILIES if form.fullmatch(name)), ())
 
 
 def parse_version(data: Mapping[str, Any], *, where: str) -> Version:
