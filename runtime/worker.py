@@ -21,7 +21,8 @@ WEIGHTS_MTIME = 1704067200
 """Seconds since the epoch (2024-01-01) that every baked file bears; the webui's hash cache compares it."""
 
 Device = Literal["cuda", "cpu"]
-Role = Literal["checkpoint", "vae", "lora"]
+Role = Literal["checkpoint", "vae", "lora", "config"]
+"""A config lies beside its checkpoint under the same name (`.yaml`), where the webui looks for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,11 @@ SOURCE_FORM = (
     "a source such as civitai:1590699, hf://owner/repo@revision/file.safetensors, "
     "https://host/file.safetensors or file:path"
 )
+_CONFIG_FORM = (
+    "how the webui builds the checkpoint's model, where it cannot tell: builtin:sdxl-v-prediction, "
+    "builtin:sd1-v-prediction or file:NAME.yaml"
+)
+Config = Annotated[str, Field(min_length=1, strict=True, description=_CONFIG_FORM)]
 Source = Annotated[str, Field(min_length=1, strict=True, description=SOURCE_FORM)]
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -159,6 +164,11 @@ class Manifest(BaseModel):
         description="further checkpoints that a request may choose: name to source",
     )
     vae: Source | None = None
+    config: Config | None = None
+    configs: dict[Annotated[str, AfterValidator(_plain_name)], Config] = Field(
+        default_factory=dict,
+        description="the same for further checkpoints: the checkpoint's name to its config",
+    )
     loras: _Named = Field(default_factory=dict, description="name to source")
     allow_pickle: bool = Field(
         False, description="true to accept .ckpt and .pt files, which can run code"
@@ -206,6 +216,10 @@ class Manifest(BaseModel):
             )
         return image
 
+    def config_for(self, key: str) -> str | None:
+        """The config of a checkpoint's key."""
+        return self.config if key == "checkpoint" else self.configs.get(key.partition(".")[2])
+
     def sources(self) -> list[SourceEntry]:
         """Every weights source of the manifest, in the order of the image: checkpoint first."""
         entries = [self._entry("checkpoint", "checkpoint", None, self.checkpoint)]
@@ -219,12 +233,24 @@ class Manifest(BaseModel):
             self._entry(f"loras.{name}", "lora", name, source)
             for name, source in self.loras.items()
         ]
+        # Named after their checkpoint's file, which only its pin knows for the first.
+        if self.config is not None:
+            entries.append(self._entry("config", "config", None, self.config))
+        entries += [
+            self._entry(f"configs.{name}", "config", name, source)
+            for name, source in self.configs.items()
+        ]
         return entries
 
     def _entry(self, key: str, role: Role, name: str | None, source: str) -> SourceEntry:
         return SourceEntry(
             key=key, role=role, name=name, source=source, line=self._lines.get(key, 1)
         )
+
+
+def config_key(checkpoint_key: str) -> str:
+    """The manifest's key of a checkpoint's config: `checkpoints.x` → `configs.x`."""
+    return checkpoint_key.replace("checkpoint", "config", 1)
 
 
 @dataclass(frozen=True, kw_only=True)

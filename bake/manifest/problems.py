@@ -67,8 +67,8 @@ def _of_base(document: Document) -> Iterator[Problem]:
 
 def _of_sources(document: Document) -> Iterator[Problem]:
     """Every source text that has the right type is also parsed, so that its form is checked at once."""
-    paths: list[KeyPath] = [("checkpoint",), ("vae",)]
-    for group in ("checkpoints", "loras"):
+    paths: list[KeyPath] = [("checkpoint",), ("vae",), ("config",)]
+    for group in ("checkpoints", "loras", "configs"):
         entries = document.data.get(group)
         if isinstance(entries, dict):
             paths += [(group, name) for name in entries]
@@ -78,9 +78,18 @@ def _of_sources(document: Document) -> Iterator[Problem]:
             text = text.get(part)
         if isinstance(text, str) and text:
             try:
-                parse_source(text)
+                source = parse_source(text)
             except SourceFormError as error:
                 yield _at(document, path, str(error))
+                continue
+            is_config = source.provider == "file" and (source.path or "").endswith(".yaml")
+            if path[0] in ("config", "configs") and not is_config:
+                yield _at(document, path, "a config is builtin:NAME or file:NAME.yaml")
+    checkpoints = document.data.get("checkpoints")
+    known = checkpoints if isinstance(checkpoints, dict) else {}
+    for path in paths:
+        if path[0] == "configs" and path[1] not in known:
+            yield _at(document, path, "names no checkpoint of `checkpoints`")
 
 
 def _of_pydantic(error: ErrorDetails, document: Document) -> Problem:

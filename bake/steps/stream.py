@@ -71,6 +71,8 @@ def check_source(context: Context, pin: Pin) -> list[str]:
     Raises:
         SourceError: the source refuses, or has another kind of file, or one of another family.
     """
+    if pin.role == "config":  # a file of this machine, which the lock has just been checked with
+        return []
     with _open(context, pin, PurePosixPath(pin.file_name)) as file:
         facts = inspect_start(
             file.open_at(0), file.size_bytes, where=f"{pin.key} ({pin.file_name})"

@@ -18,7 +18,12 @@ def describe_worker(run: Run, webui: Webui) -> Worker:
     """
     manifest, store = run.context.manifest, run.context.store
     streamed = run.plan.streamed
-    folders = {"checkpoint": webui.checkpoint_dir, "vae": webui.vae_dir, "lora": webui.lora_dir}
+    folders = {
+        "checkpoint": webui.checkpoint_dir,
+        "config": webui.checkpoint_dir,
+        "vae": webui.vae_dir,
+        "lora": webui.lora_dir,
+    }
     weights = tuple(
         Weights(
             role=pin.role,

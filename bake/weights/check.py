@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import yaml
+
 from bake.console import format_bytes
 from bake.errors import SourceError
 from bake.lock import Pin
-from bake.manifest.model import Manifest
+from bake.manifest.model import Manifest, config_key
 from bake.weights.kinds import Recognised, recognise
 from runtime.files.errors import WeightsError
 from runtime.files.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
 from runtime.files.sniff import SNIFF_BYTES, identify_start
 
+_MAX_CONFIG_CHARS = 100_000
+_OWN_TARGETS = ("ldm.", "sgm.", "modules.", "torch.nn.")
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _HINTS = {
     "page": "the download needs a token, or the site was in maintenance: "
@@ -93,7 +98,9 @@ def check_weights(facts: Facts, manifest: Manifest, pin: Pin) -> list[str]:
             where=where,
             hint="put it under the right key, or choose another file",
         )
-    if found.family is not None and found.family != manifest.family:
+    is_refiner = found.family == "sdxl-refiner" and pin.key.startswith("checkpoints.")
+    fits = is_refiner and manifest.family == "sdxl"
+    if found.family is not None and found.family != manifest.family and not fits:
         raise SourceError(
             f"the tensors are those of {found.family}, the manifest's family is {manifest.family}",
             where=where,
@@ -101,7 +108,40 @@ def check_weights(facts: Facts, manifest: Manifest, pin: Pin) -> list[str]:
         )
     if found.problem:
         raise SourceError(found.problem, where=where)
-    return _warnings(found, manifest, where)
+    if found.newer_types:
+        raise SourceError(
+            f"it has tensors of type {', '.join(found.newer_types)}, which the webui cannot read",
+            where=where,
+            hint="choose a file in fp16, bf16, fp32 or fp8 (E4M3, E5M2)",
+        )
+    if found.role == "checkpoint":
+        _check_checkpoint(found, manifest, pin, where)
+    return _warnings(found, manifest, pin, where)
+
+
+def _check_checkpoint(found: Recognised, manifest: Manifest, pin: Pin, where: str) -> None:
+    """What the webui would load without a word, and draw black or noise with."""
+    if not found.has_vae and manifest.vae is None and found.family != "demo":
+        raise SourceError(
+            "the checkpoint holds no VAE and the manifest names none: the webui would draw noise",
+            where=where,
+            hint="add vae: with one of its family, or choose a checkpoint with its VAE",
+        )
+    if manifest.config_for(pin.key) is not None or found.family not in ("sd1", "sdxl"):
+        return
+    key = config_key(pin.key)
+    if found.prediction == "v":
+        raise SourceError(
+            "the checkpoint predicts v, which the webui cannot tell: it would draw noise",
+            where=where,
+            hint=f"write {key}: builtin:{found.family}-v-prediction, or file:NAME.yaml with your own",
+        )
+    if found.prediction == "edm":
+        raise SourceError(
+            "the checkpoint is an EDM model, which the webui cannot tell: it would draw noise",
+            where=where,
+            hint=f"choose another checkpoint, or write {key}: file:NAME.yaml with its config",
+        )
 
 
 def check_name(file_name: str, *, allow_pickle: bool, where: str) -> None:
@@ -123,8 +163,47 @@ def check_name(file_name: str, *, allow_pickle: bool, where: str) -> None:
 
 
 def check_stored(path: Path, manifest: Manifest, pin: Pin) -> list[str]:
-    """`inspect_weights` and `check_weights` in one."""
+    """`inspect_weights` and `check_weights` in one; of a config, its text."""
+    if pin.role == "config":
+        check_config(path, where=f"{pin.key} ({pin.file_name})")
+        return []
     return check_weights(inspect_weights(path, where=f"{pin.key} ({pin.file_name})"), manifest, pin)
+
+
+def check_config(path: Path, *, where: str) -> None:
+    """Holds a checkpoint's config against what the webui can do with one.
+
+    Raises:
+        SourceError: it is no YAML, describes no model, or names a class that is not the webui's own: the
+            webui imports and calls whatever a `target` says.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")[: _MAX_CONFIG_CHARS + 1])
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        data = None
+    model = data.get("model") if isinstance(data, dict) else None
+    if path.stat().st_size > _MAX_CONFIG_CHARS or not isinstance(model, dict):
+        raise SourceError(
+            "this is no config of a model: expected YAML with model: target: and params:",
+            where=where,
+        )
+    foreign = [each for each in _targets(data) if not each.startswith(_OWN_TARGETS)]
+    if foreign or "target" not in model:
+        name = foreign[0][:80] if foreign else "nothing"
+        raise SourceError(
+            f"the config's target names {name}, which is no model of the webui", where=where
+        )
+
+
+def _targets(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if key == "target":
+                yield str(each)
+            yield from _targets(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _targets(each)
 
 
 def _check_pickle(manifest: Manifest, pin: Pin, where: str) -> None:
@@ -144,8 +223,25 @@ def _pickle_error(where: str) -> SourceError:
     )
 
 
-def _warnings(found: Recognised, manifest: Manifest, where: str) -> list[str]:
+_SAYS_V = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
+
+
+def _warnings(found: Recognised, manifest: Manifest, pin: Pin, where: str) -> list[str]:
     warnings = []
+    if found.family == "sdxl-refiner":
+        warnings.append(f"{where}: a refiner: requests name it in refiner_checkpoint")
+    if found.has_zero_snr:
+        warnings.append(
+            f"{where}: its noise schedule ends at zero signal: requests want "
+            "override_settings.sd_noise_schedule: Zero Terminal SNR"
+        )
+    names = f"{pin.file_name} {pin.title or ''}"
+    is_said = found.role == "checkpoint" and found.prediction == "eps" and _SAYS_V.search(names)
+    if is_said and manifest.config_for(pin.key) is None and manifest.family in ("sd1", "sdxl"):
+        warnings.append(
+            f"{where}: its name says that it predicts v, its tensors do not: if it draws noise, write "
+            f"{config_key(pin.key)}: builtin:{manifest.family}-v-prediction"
+        )
     if found.family is None and found.role in ("checkpoint", "lora"):
         warnings.append(f"{where}: the tensors do not tell whether it is for {manifest.family}")
     if found.kind.startswith(("inpainting", "image-editing")):

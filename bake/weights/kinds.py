@@ -6,8 +6,9 @@ The width of the cross-attention's input tells the text encoders apart: 768 is S
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +28,20 @@ _PRECISIONS: dict[str, Precision] = {
 }
 _BARE = ("down_blocks.", "double_blocks.", "joint_blocks.")
 _UNET = "model.diffusion_model."
+_NEWER_TYPES = {
+    *("F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3", "F6_E3M2", "C64"),
+    *("U16", "U32", "U64"),
+}
+"""The first line is unknown to safetensors 0.4.2, the second has no type in torch 2.1."""
+_VAE_INPUTS = ("decoder.conv_in.weight", "decoder.conv_in.conv.weight", "decoder.conv1.weight")
+_VAE_PARTS = ("encoder.conv_in.weight", "quant_conv.weight", "post_quant_conv.weight")
+_EMA_NUMBERS = {"model_ema.decay", "model_ema.num_updates"}
+_VAE_NAMES = (
+    *("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss"),
+    *_EMA_NUMBERS,
+)
+_FLAT = (".q.weight", ".k.weight", ".v.weight", ".proj_out.weight")
+_OTHER_VAE = "take the file in the webui's own layout, such as sdxl_vae.safetensors"
 _Identity = tuple[Role, str | None, str]
 """Role, family and kind."""
 
@@ -48,6 +63,14 @@ class Recognised:
     size_bytes: int = 0
     problem: str = ""
     """Why the webui cannot use it although it is what it should be, and what to do."""
+    has_vae: bool = True
+    """Of a checkpoint: its VAE is in it."""
+    prediction: Literal["eps", "v", "edm"] = "eps"
+    """Of a checkpoint: what it was trained to predict, by its marker tensors and metadata."""
+    has_zero_snr: bool = False
+    """Of a checkpoint: its noise schedule ends without signal."""
+    newer_types: tuple[str, ...] = ()
+    """Types of tensors that the webui's safetensors (0.4.2) cannot read."""
 
 
 def recognise(header: Header) -> Recognised:
@@ -56,14 +79,21 @@ def recognise(header: Header) -> Recognised:
     lora = recognise_lora(names, header.metadata)
     identity: _Identity = ("lora", lora.family, lora.kind) if lora else _identify(names)
     role, family, kind = identity
+    problem = next(_vae_faults(names), "") if role == "vae" else ""
+    if problem:
+        problem = f"the VAE {problem}, so that the webui cannot load it; {_OTHER_VAE}"
     return Recognised(
         role=role,
         family=family,
         kind=kind,
         precision=_precision(names),
-        has_ema=any(name.startswith("model_ema.") for name in names),
+        has_ema=any(name.startswith("model_ema.") for name in names.keys() - _EMA_NUMBERS),
         size_bytes=header.size_bytes,
-        problem=lora.problem if lora else "",
+        problem=lora.problem if lora else problem,
+        has_vae=any(name.startswith("first_stage_model.decoder.") for name in names),
+        prediction=_prediction(names, header.metadata),
+        has_zero_snr="ztsnr" in names,
+        newer_types=tuple(sorted({each.dtype for each in names.values()} & _NEWER_TYPES)),
     )
 
 
@@ -83,10 +113,7 @@ _OTHERS: tuple[tuple[Callable[[Collection[str]], bool], _Identity], ...] = (
         lambda names: all(name.startswith("demo.") for name in names),
         ("checkpoint", "demo", "checkpoint"),
     ),
-    (
-        lambda names: any(name.endswith("decoder.conv_in.weight") for name in names),
-        ("vae", None, "VAE"),
-    ),
+    (lambda names: any(name.endswith(_VAE_INPUTS) for name in names), ("vae", None, "VAE")),
     (lambda names: "clip_g" in names, ("embedding", "sdxl", "embedding")),
     (lambda names: "emb_params" in names, ("embedding", None, "embedding")),
     (
@@ -117,6 +144,36 @@ def _identify_checkpoint(names: Mapping[str, Tensor]) -> tuple[Role, str | None,
     if not any(name.startswith(encoders) for name in names):
         return "unknown", family, "a UNet without its text encoder"
     return "checkpoint", family, kind
+
+
+def _prediction(names: Collection[str], metadata: Mapping[str, str]) -> Literal["eps", "v", "edm"]:
+    """By the empty tensors that trainers and other webuis put in, and by the metadata of modelspec."""
+    if any(name.startswith("edm_") for name in names):
+        return "edm"
+    said = metadata.get("modelspec.prediction_type", "").lower()
+    return "v" if "v_pred" in names or said.startswith("v") else "eps"
+
+
+def _vae_faults(names: Mapping[str, Tensor]) -> Iterator[str]:
+    """Why the webui could not load a VAE: it takes all of SD's own tensors or none (`strict`).
+
+    Read in v1.9.3 (modules/sd_vae.py): any other name, or a name that is missing, is a RuntimeError.
+    """
+    if any(re.search(r"(?:down|up|mid)_blocks?\.", name) for name in names):
+        yield "has the names of diffusers"
+    if any(len(each.shape) == 5 for each in names.values()):
+        yield "is one of videos (3D)"
+    first = names.get("decoder.conv_in.weight")
+    if first is None:
+        prefix = next(name for name in names if name.endswith(_VAE_INPUTS)).partition("decoder.")[0]
+        yield f"has names that begin with {prefix[:80]}"
+    elif len(first.shape) != 4 or first.shape[1] != 4:
+        yield f"has {''.join(map(str, first.shape[1:2]))} latent channels instead of 4"
+    yield from (f"lacks {each}" for each in _VAE_PARTS if each not in names)
+    yield from (f"holds {name[:80]} as well" for name in names if not name.startswith(_VAE_NAMES))
+    flat = [name for name in names if ".attn_1." in name and name.endswith(_FLAT)]
+    if any(len(names[name].shape) != 4 for name in flat):
+        yield "has an attention of another form"
 
 
 def _precision(names: Mapping[str, Tensor]) -> Precision:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bake.lock import Lock, Pin
+from bake.weights.sources import is_local
 
 
 def licence_warnings(lock: Lock) -> list[str]:
@@ -12,7 +13,7 @@ def licence_warnings(lock: Lock) -> list[str]:
 
 def _warnings(pin: Pin) -> list[str]:
     shown = f"{pin.key} ({pin.title or pin.file_name})"
-    if pin.source.strip().lower().startswith("file:"):
+    if is_local(pin.source):
         return []
     problems = [*_named(pin.licence.name), *_flags(pin)]
     if problems:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from bake.console import Console
 from bake.errors import ManifestError, SourceError
 from bake.lock import Lock, Pin
-from bake.manifest.model import Manifest, SourceEntry
+from bake.manifest.model import Manifest, SourceEntry, config_key
 from bake.settings import Settings
 from bake.weights.check import check_name, check_stored
 from bake.weights.context import Context, Found, bake_errors, today
@@ -18,6 +18,7 @@ from bake.weights.licences import licence_warnings
 from bake.weights.providers import parse_pinned, provider_for
 from bake.weights.sites import local
 from bake.weights.sites.civitai_records import families_of
+from bake.weights.sources import is_local
 from bake.weights.store import Store
 
 _STEM = re.compile(r"[^A-Za-z0-9._-]+")
@@ -42,8 +43,10 @@ def resolve_lock(
     """
     context = Context(settings=settings, store=store, console=console, folder=manifest.path.parent)
     kept = {pin.key: pin for pin in previous.pins} if previous else {}
-    pins = []
+    pins: list[Pin] = []
     for entry in manifest.sources():
+        if entry.role == "config":
+            entry = _beside(entry, pins)  # noqa: PLW2901
         old = kept.get(entry.key)
         same_text = old is not None and old.source == entry.source and old.role == entry.role
         if old is not None and same_text and _is_final(old):
@@ -63,6 +66,12 @@ def resolve_lock(
     for warning in licence_warnings(lock):
         console.warn(warning)
     return lock
+
+
+def _beside(entry: SourceEntry, pins: list[Pin]) -> SourceEntry:
+    """A config has the name of its checkpoint's file."""
+    checkpoint = next(pin for pin in pins if config_key(pin.key) == entry.key)
+    return dataclasses.replace(entry, name=checkpoint.name)
 
 
 def _resolve_entry(
@@ -159,7 +168,7 @@ def image_name(file_name: str) -> str:
 
 
 def _is_final(pin: Pin) -> bool:
-    return pin.size_bytes is not None and not pin.source.strip().lower().startswith("file:")
+    return pin.size_bytes is not None and not is_local(pin.source)
 
 
 def _refuse_same_names(manifest: Manifest, pins: list[Pin]) -> None:

@@ -1,4 +1,4 @@
-"""The forms in which a manifest may name weights: what `runtime.files.addresses` knows, and `file:`.
+"""The forms in which a manifest may name weights: what `runtime.files.addresses` knows, `file:`, `builtin:`.
 
 A manifest's source is written into the lock, the image's labels and its bill of materials, so an address
 that holds a credential is refused.
@@ -6,12 +6,15 @@ that holds a credential is refused.
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bake.weights.signed import find_credential
 from runtime.files.addresses import CIVITAI, HUGGING_FACE, Provider, Source, parse_address
 from runtime.files.errors import WeightsError
 
+CONFIGS = Path(__file__).parent / "configs"
+"""What `builtin:` means: configs for checkpoints whose model the webui cannot tell."""
 __all__ = ["Provider", "Source", "SourceFormError", "parse_source"]
 
 
@@ -23,6 +26,8 @@ def parse_source(text: str) -> Source:
     """Parses one source. Raises SourceFormError with the expected form."""
     if text.strip().split(":", 1)[0].lower() == "file":
         return _parse_file(text.strip())
+    if text.strip().split(":", 1)[0].lower() == "builtin":
+        return _parse_builtin(text.strip())
     credential = find_credential(text)
     if credential is not None:
         raise SourceFormError(_refuse_credential(text, credential))
@@ -43,6 +48,19 @@ def _refuse_credential(text: str, name: str) -> str:
         "for all to read; write the page or public address that it came from, or download the file "
         "and write file:path"
     )
+
+
+def _parse_builtin(text: str) -> Source:
+    path = CONFIGS / f"{text.partition(':')[2]}.yaml"
+    if path.parent != CONFIGS or not path.is_file():
+        known = ", ".join(sorted(f"builtin:{each.stem}" for each in CONFIGS.glob("*.yaml")))
+        raise SourceFormError(f"there is no such built-in config; there is {known}")
+    return Source(provider="file", path=str(path))
+
+
+def is_local(text: str) -> bool:
+    """Whether a source is a file of this machine: it is read anew each time, and its owner's business."""
+    return text.strip().split(":", 1)[0].lower() in ("file", "builtin")
 
 
 def _parse_file(text: str) -> Source:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from bake.errors import MachineError, ManifestError, SourceError
+from bake.lock import find_differences
+from bake.weights.check import check_stored
 from tests.integration.weights_case import VERSION, Case, open_case
 from tests.standins import models
 from tests.standins.civitai import (
@@ -140,3 +142,28 @@ def test_a_model_whose_page_is_gone_is_pinned_without_licence(case: Case) -> Non
     pin = case.pin(f"civitai:{VERSION}")
     assert pin.licence.commercial_use is None
     assert any("no licence" in text for text in case.console.warnings)
+
+
+def test_a_config_lies_beside_its_checkpoint(case: Case) -> None:
+    (case.folder / "my model.safetensors").write_bytes(SDXL)
+    (case.folder / "own.yaml").write_text("model: {target: sgm.models.diffusion.DiffusionEngine}\n")
+    more = (
+        "config: builtin:sdxl-v-prediction\ncheckpoints:\n  other: file:my model.safetensors\n"
+        "configs:\n  other: file:own.yaml\n"
+    )
+    manifest = case.manifest("file:my model.safetensors", more=more)
+    lock = case.lock(manifest)
+    pins = [(each.key, each.role, each.name, each.suffix) for each in lock.pins]
+    assert pins[2:] == [
+        ("config", "config", "my_model", ".yaml"),
+        ("configs.other", "config", "other", ".yaml"),
+    ]
+    assert lock.pin("config").url == "builtin:sdxl-v-prediction"
+    assert find_differences(manifest, lock) == []
+    assert case.lock(manifest, lock) == lock
+    for each in lock.pins:
+        case.store.path_of(each.sha256).unlink(missing_ok=True)
+        check_stored(case.fetch(each), manifest, each)
+    (case.folder / "own.yaml").write_text("model: {target: os.system}\n")
+    with pytest.raises(SourceError, match=r"the config's target names os\.system"):
+        case.lock(manifest)

@@ -37,21 +37,30 @@ def safetensors(
     return struct.pack("<Q", len(text)) + text + random.Random(seed).randbytes(at)
 
 
+VAE = {
+    "encoder.conv_in.weight": (4, 3, 3, 3),
+    "decoder.conv_in.weight": (4, 4, 3, 3),
+    "quant_conv.weight": (8, 8, 1, 1),
+    "post_quant_conv.weight": (4, 4, 1, 1),
+}
+OWN_VAE = {"first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3)}
 SD1 = {
     UNET + "input_blocks.0.0.weight": (32, 4, 3, 3),
     UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (4, 768),
     "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": (4, 768),
-    "first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3),
+    **OWN_VAE,
 }
 SD2 = {
     UNET + "input_blocks.0.0.weight": (32, 4, 3, 3),
     UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (4, 1024),
     "cond_stage_model.model.positional_embedding": (4, 1024),
+    **OWN_VAE,
 }
 SDXL = {
     UNET + "input_blocks.0.0.weight": (32, 4, 3, 3),
     UNET + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (4, 2048),
     "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (768,),
+    **OWN_VAE,
 }
 LORA_SDXL = {
     "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight": (4, 2048),
@@ -65,5 +74,4 @@ LORA_SD1 = {
     ),
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": (8, 4),
 }
-VAE = {"encoder.conv_in.weight": (4, 3, 3, 3), "decoder.conv_in.weight": (4, 4, 3, 3)}
 DEMO = {"demo.unet.conv.weight": (8, 4, 3, 3), "demo.text.embedding.weight": (16, 8)}

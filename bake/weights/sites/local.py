@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from bake.errors import SourceError
 from bake.weights.context import Context, Found
-from bake.weights.sources import Source
+from bake.weights.sources import CONFIGS, Source
 from bake.weights.store import hash_file
 from runtime.files.errors import disk_errors
 
@@ -25,7 +25,9 @@ def find_file(context: Context, source: Source, *, where: str) -> Found:
     """Names the file; its digest comes from copying it into the store."""
     path = _path(context, source)
     _check(path, where)
-    return Found(file_name=path.name, url=f"file:{quote(source.path or '')}", sha256=None)
+    # Where this program is installed is nobody's business.
+    shown = f"builtin:{path.stem}" if path.parent == CONFIGS else f"file:{quote(source.path or '')}"
+    return Found(file_name=path.name, url=shown, sha256=None)
 
 
 def take_file(context: Context, source: Source, *, where: str, expected: str | None) -> str:

@@ -1,0 +1,207 @@
+"""Files that the webui would load without a word and draw noise with, or not load at all, and what helps."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bake.errors import ManifestError, SourceError
+from bake.manifest.load import parse_manifest
+from bake.weights.check import check_config, check_stored
+from bake.weights.sources import CONFIGS
+from tests.standins import models
+from tests.unit.test_lock import pin
+
+Tensors = Mapping[str, tuple[int, ...]]
+REFINER = {
+    models.UNET + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (4, 1280),
+    "conditioner.embedders.0.model.ln_final.weight": (4,),
+    **models.OWN_VAE,
+}
+WITHOUT_VAE = {key: each for key, each in models.SDXL.items() if key not in models.OWN_VAE}
+
+
+def check(
+    folder: Path, tensors: Tensors, *, key: str = "checkpoint", more: str = "", **file: object
+) -> list[str]:
+    path = folder / "stored"
+    metadata = file.pop("metadata", None)
+    family = str(file.pop("family", "sdxl"))
+    path.write_bytes(models.safetensors(tensors, metadata=metadata))  # type: ignore[arg-type]
+    text = (
+        f"name: x\nfamily: {family}\ncheckpoint: civitai:1\n{more}"
+        "warmup:\n  prompt: a cat\nimage: example.com/x\n"
+    )
+    role = key.split(".", maxsplit=1)[0].rstrip("s")
+    manifest = parse_manifest(text, folder / "x.yaml")
+    return check_stored(path, manifest, pin(key, "civitai:1", role=role, **file))
+
+
+def refusal(folder: Path, tensors: Tensors, **options: str) -> str:
+    with pytest.raises(SourceError) as raised:
+        check(folder, tensors, **options)
+    return str(raised.value)
+
+
+DIFFUSERS = {
+    "encoder.conv_in.weight": (4, 3, 3, 3),
+    "decoder.conv_in.weight": (4, 4, 3, 3),
+    "decoder.mid_block.attentions.0.to_q.weight": (4, 4),
+    "quant_conv.weight": (8, 8, 1, 1),
+    "post_quant_conv.weight": (4, 4, 1, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "text"),
+    [
+        (DIFFUSERS, "the VAE has the names of diffusers"),
+        (
+            {**models.VAE, "decoder.conv_in.weight": (4, 16, 3, 3)},
+            "has 16 latent channels instead of 4",
+        ),
+        ({**models.VAE, "decoder.conv_in.weight": (4, 4, 3, 3, 3)}, "is one of videos (3D)"),
+        ({"decoder.conv_in.conv.weight": (4, 16, 3, 3, 3)}, "is one of videos (3D)"),
+        ({"decoder.conv1.weight": (4, 16, 3, 3, 3)}, "is one of videos (3D)"),
+        (
+            {"vae." + key: each for key, each in models.VAE.items()},
+            "has names that begin with vae.",
+        ),
+        (models.OWN_VAE, "has names that begin with first_stage_model."),
+        ({"decoder.conv_in.weight": (4, 4, 3, 3)}, "the VAE lacks encoder.conv_in.weight"),
+        ({**models.VAE, "discriminator.x": (1,)}, "holds discriminator.x as well"),
+        ({**models.VAE, "decoder.mid.attn_1.q.weight": (4, 4)}, "has an attention of another form"),
+    ],
+)
+def test_a_vae_that_the_webui_cannot_load(tmp_path: Path, tensors: Tensors, text: str) -> None:
+    shown = refusal(tmp_path, tensors, key="vae")
+    assert text in shown
+    assert "so that the webui cannot load it; take the file in the webui's own layout" in shown
+
+
+def test_a_vae_with_what_the_webui_leaves_out(tmp_path: Path) -> None:
+    more = {
+        "loss.logvar": (1,),
+        "model_ema.decay": (1,),
+        "decoder.mid.attn_1.q.weight": (4, 4, 1, 1),
+    }
+    assert check(tmp_path, {**models.VAE, **more}, key="vae") == []
+
+
+def test_a_checkpoint_needs_a_vae_from_somewhere(tmp_path: Path) -> None:
+    shown = refusal(tmp_path, WITHOUT_VAE)
+    assert (
+        "the checkpoint holds no VAE and the manifest names none: the webui would draw noise"
+        in shown
+    )
+    assert "add vae:" in shown
+    assert check(tmp_path, WITHOUT_VAE, more="vae: civitai:2\n") == []
+
+
+def test_a_refiner_is_a_further_checkpoint(tmp_path: Path) -> None:
+    (warning,) = check(tmp_path, REFINER, key="checkpoints.r")
+    assert "requests name it in refiner_checkpoint" in warning
+    assert "the tensors are those of sdxl-refiner" in refusal(tmp_path, REFINER)
+    shown = refusal(tmp_path, REFINER, key="checkpoints.r", family="sd1")
+    assert "the tensors are those of sdxl-refiner" in shown
+
+
+@pytest.mark.parametrize(
+    ("marks", "metadata"),
+    [
+        ({"v_pred": (0,)}, None),
+        ({"v_pred": (0,), "ztsnr": (0,)}, None),
+        ({}, {"modelspec.prediction_type": "v"}),
+    ],
+)
+@pytest.mark.parametrize(("model", "family"), [(models.SDXL, "sdxl"), (models.SD1, "sd1")])
+def test_v_prediction_needs_a_config(
+    tmp_path: Path, marks: Tensors, metadata: dict[str, str] | None, model: Tensors, family: str
+) -> None:
+    tensors = {**model, **marks}
+    with pytest.raises(SourceError) as raised:
+        check(tmp_path, tensors, metadata=metadata, family=family)
+    assert "predicts v, which the webui cannot tell: it would draw noise" in raised.value.what
+    remedy = f"config: builtin:{family}-v-prediction"
+    assert remedy in (raised.value.hint or "")
+    warnings = check(tmp_path, tensors, metadata=metadata, family=family, more=f"{remedy}\n")
+    assert ["Zero Terminal SNR" in each for each in warnings] == [True] * ("ztsnr" in marks)
+
+
+def test_sd2_tells_by_itself_what_it_predicts(tmp_path: Path) -> None:
+    said = {"modelspec.prediction_type": "v"}
+    assert check(tmp_path, models.SD2, family="sd2", metadata=said) == []
+
+
+@pytest.mark.parametrize("mark", ["edm_mean", "edm_vpred.sigma_max"])
+def test_edm_needs_a_config_of_its_own(tmp_path: Path, mark: str) -> None:
+    shown = refusal(tmp_path, {**models.SDXL, mark: (1,)}, key="checkpoints.c")
+    assert "EDM model" in shown
+    assert "write configs.c: file:NAME.yaml" in shown
+
+
+def test_a_name_that_says_v_prediction_is_believed_a_little(tmp_path: Path) -> None:
+    (warning,) = check(tmp_path, models.SDXL, file_name="noob_vPred10.safetensors")
+    assert "config: builtin:sdxl-v-prediction" in warning
+
+
+def test_types_that_the_webui_cannot_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    data = models.safetensors(models.SDXL).replace(b'"F16"', b'"U16"')
+    path.write_bytes(data)
+    text = (
+        "name: x\nfamily: sdxl\ncheckpoint: civitai:1\nwarmup:\n  prompt: a\nimage: a.example/x\n"
+    )
+    with pytest.raises(SourceError, match="tensors of type U16, which the webui cannot read"):
+        check_stored(path, parse_manifest(text, path), pin("checkpoint", "civitai:1"))
+
+
+@pytest.mark.parametrize("name", ["sdxl-v-prediction", "sd1-v-prediction"])
+def test_the_built_in_configs_are_the_webuis_own(name: str) -> None:
+    path = CONFIGS / f"{name}.yaml"
+    check_config(path, where="config")
+    text = path.read_text(encoding="utf-8")
+    assert yaml.safe_load(text)["model"]["target"].startswith(("sgm.", "ldm."))
+    assert ("denoiser_scaling.VScaling" in text) == name.startswith("sdxl")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("[", "this is no config of a model"),
+        ("model: 1", "this is no config of a model"),
+        ("x: 1\n" * 40_000, "this is no config of a model"),
+        ("model: {params: {}}", "the config's target names nothing"),
+        ("model: {target: os.system}", "the config's target names os.system"),
+        (
+            "model: {target: ldm.x, params: {a: [{target: subprocess.run}]}}",
+            "the config's target names subprocess.run",
+        ),
+        ("model: !!python/object/apply:os.system [ls]", "this is no config of a model"),
+    ],
+)
+def test_configs_that_are_none(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(SourceError, match=error):
+        check_config(path, where="config (x.yaml)")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("config: builtin:nothing", "there is builtin:sd1-v-prediction, builtin:sdxl-v-prediction"),
+        ("config: builtin:../x", "there is no such built-in config"),
+        ("config: file:x.json", r"a config is builtin:NAME or file:NAME\.yaml"),
+        ("config: civitai:7", r"a config is builtin:NAME or file:NAME\.yaml"),
+        ("configs:\n  other: file:x.yaml", "configs.other: names no checkpoint of `checkpoints`"),
+    ],
+)
+def test_configs_in_a_manifest(tmp_path: Path, line: str, error: str) -> None:
+    text = (
+        f"name: x\nfamily: sdxl\ncheckpoint: civitai:1\n{line}\n"
+        "warmup:\n  prompt: a cat\nimage: example.com/x\n"
+    )
+    with pytest.raises(ManifestError, match=error):
+        parse_manifest(text, tmp_path / "x.yaml")
