@@ -38,7 +38,7 @@ def draw(
     assert sampler is not None
     model = guided(network, prompt=prompt, negative=negative, cfg_scale=cfg_scale)
     noise = noise_source(seed)
-    levels = noise_levels(sampler, find_schedule(scheduler), steps)
+    levels = noise_levels(find_schedule(scheduler, sampler), steps)
     return sampler.run(
         [noise() * np.float32(levels[0])],
         levels,

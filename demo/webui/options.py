@@ -18,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "add_vae_name_to_info": True,
     "add_version_to_infotext": True,
     "enable_pnginfo": True,
+    "enable_prompt_comments": True,
     "eta_ddim": 0.0,
     "eta_noise_seed_delta": 0,
     "face_restoration": False,

@@ -52,7 +52,7 @@ def _real(value: Any) -> float:
 
 
 def _truth(value: Any) -> bool:
-    text = str(value).lower() if isinstance(value, str | int) else ""
+    text = f"{value:g}" if isinstance(value, float) else str(value).lower()
     if text in ("true", "1", "on", "t", "y", "yes"):
         return True
     if text in ("false", "0", "off", "f", "n", "no"):

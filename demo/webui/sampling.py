@@ -39,7 +39,7 @@ class Schedule:
     name: str
     label: str
     sigmas: Callable[[int], NDArray[Any]] | None = None
-    """Falling noise levels for so many steps, without the final 0; None: the sampler's own choice."""
+    """Falling noise levels for so many steps, without the final 0; None: the model's own."""
     default_rho: float = -1
     need_inner_model: bool = False
     aliases: Sequence[str] | None = None
@@ -86,17 +86,21 @@ SCHEDULES = (
 _SCHEDULES = {name: each for each in SCHEDULES for name in (each.name, each.label)}
 
 
-def find_schedule(name: str | None) -> Schedule:
-    """A scheduler by its name or label. An unknown one is Automatic, in silence, as in the webui."""
+def find_schedule(name: str | None, sampler: Sampler) -> Schedule:
+    """The scheduler that a sampler draws with, as the webui finds it.
+
+    None and the label Automatic are the sampler's own choice. The name `automatic` is not, nor is an unknown one:
+    both draw with the model's own levels, in silence.
+    """
+    if name in (None, "", "Automatic"):
+        name = sampler.options.get("scheduler")
     return _SCHEDULES.get(name or "", SCHEDULES[0])
 
 
-def noise_levels(sampler: Sampler, schedule: Schedule, steps: int) -> list[float]:
+def noise_levels(schedule: Schedule, steps: int) -> list[float]:
     """The levels that a sampler goes through, from the highest to 0: steps + 1 of them."""
-    if schedule.sigmas is None:
-        schedule = _SCHEDULES[sampler.options.get("scheduler", "uniform")]
-    assert schedule.sigmas is not None
-    return [*(float(level) for level in schedule.sigmas(steps)), 0.0]
+    levels = schedule.sigmas or _uniform
+    return [*(float(level) for level in levels(steps)), 0.0]
 
 
 def _euler(x: list[Array], sigmas: list[float], denoise: Denoise, _noise: Noise) -> list[Array]:

@@ -32,7 +32,10 @@ from demo.webui.state import State
 
 VERSION = "v1.9.3-demo"
 
-_LORA_TAG = re.compile(r"<lora:([^:>]+)(?::([^>]*))?>")
+_TAG = re.compile(r"<(\w+):([^>]+)>")
+_COMMENT = re.compile(r"#[^\n]*")
+_SCRIPTS = {"seed", "sampler", "refiner", "comments"}
+"""Of the webui's page: its API takes them and makes nothing of their arguments."""
 _CELL_PIXELS = 8
 
 
@@ -79,7 +82,8 @@ def check_request(request: dict[str, Any]) -> Sampler:
     if sampler is None:
         raise HttpError(404, "Sampler not found")
     for name in request["alwayson_scripts"]:
-        raise HttpError(422, f"Script '{name}' not found")
+        if name.lower() not in _SCRIPTS:
+            raise HttpError(422, f"Script '{name}' not found")
     return sampler
 
 
@@ -162,8 +166,8 @@ def _begin(studio: Studio, request: dict[str, Any], model: Model, sampler: Sampl
         request=request,
         model=model,
         sampler=sampler,
-        schedule=find_schedule(request["scheduler"]),
-        prompts=[request["prompt"]] * count,
+        schedule=find_schedule(request["scheduler"], sampler),
+        prompts=[_drawn(studio.options, request["prompt"])] * count,
         seeds=[seed + (0 if varied else index) for index in range(count)],
         subseeds=[subseed + index for index in range(count)],
         extra={},
@@ -175,15 +179,31 @@ def _fixed(seed: int | None) -> int:
     return random.randrange(4294967294) if seed is None or seed == -1 else seed
 
 
+def _drawn(options: Options, prompt: str) -> str:
+    """What is left of a prompt without its comments, which the webui drops unless told not to."""
+    return _COMMENT.sub("", prompt) if options.enable_prompt_comments else prompt
+
+
 def _apply_loras(studio: Studio, job: _Job) -> Network:
-    """The network with the prompt's LoRAs. One that is missing or broken is left out in silence."""
+    """The network with the prompt's LoRAs, in silence without those that are missing or broken.
+
+    One tag whose arguments cannot be read leaves all of them out; of a LoRA that is there twice the last weight
+    counts, twice.
+    """
+    tags = [found[1].split(":") for found in _TAG.findall(job.prompts[0]) if found[0] == "lora"]
+    try:
+        scales = {name: float(rest[0]) if rest else 1.0 for name, *rest in tags}
+        for _, *rest in tags:
+            [float(each) for each in rest if "=" not in each]
+    except ValueError as error:
+        print(f"activating extra network lora: {error}")
+        return job.model.network
     network, named = job.model.network, []
-    for name, weight in _LORA_TAG.findall(job.request["prompt"]):
+    for name, *_ in tags:
         lora = studio.catalogue.find_lora(name)
         try:
-            scale = float(weight.split(":")[0]) if weight else 1.0
             if lora is not None:
-                network = network.with_changes(lora_changes(network, lora.path, scale))
+                network = network.with_changes(lora_changes(network, lora.path, scales[name]))
         except (OSError, ValueError) as error:
             print(f"loading network {name}: {error}")
             continue
@@ -214,13 +234,13 @@ def _sample(studio: Studio, job: _Job, network: Network, chosen: range) -> list[
     state.sampling_steps = steps = request["steps"]
     model = guided(
         network,
-        prompt=_LORA_TAG.sub(" ", request["prompt"]),
-        negative=request["negative_prompt"],
+        prompt=_TAG.sub("", job.prompts[0]),
+        negative=_drawn(studio.options, request["negative_prompt"]),
         cfg_scale=request["cfg_scale"],
         skip_last_layers=max(0, job.clip_skip - 1),
     )
     sources = [noise_source(job.seeds[index]) for index in chosen]
-    levels = noise_levels(job.sampler, job.schedule, steps)
+    levels = noise_levels(job.schedule, steps)
     starts = [_start(job, source(), index) for source, index in zip(sources, chosen, strict=True)]
     reached = starts
 
@@ -272,16 +292,12 @@ def _decode(studio: Studio, job: _Job, latent: Array) -> NDArray[np.uint8]:
 
 def _infotext(options: Options, job: _Job, index: int) -> str:
     request, model = job.request, job.model
-    scheduler = request["scheduler"]
-    if job.schedule.sigmas is not None:
-        scheduler = job.schedule.label
-    elif scheduler in (None, "Automatic", "automatic") and "scheduler" in job.sampler.options:
-        scheduler = find_schedule(job.sampler.options["scheduler"]).label
+    own = job.schedule.sigmas is None
     varied = request["subseed_strength"] != 0
     values = {
         "Steps": request["steps"],
         "Sampler": job.sampler.name,
-        "Schedule type": scheduler,
+        "Schedule type": request["scheduler"] if own else job.schedule.label,
         "CFG scale": request["cfg_scale"],
         "Seed": job.seeds[index],
         "Size": f"{request['width']}x{request['height']}",

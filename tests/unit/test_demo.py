@@ -179,16 +179,18 @@ def test_pictures_of_every_size_keep_the_shape_round() -> None:
 
 
 def test_noise_levels_fall_to_nothing() -> None:
-    for sampler in SAMPLERS:
-        for schedule in SCHEDULES:
-            levels = noise_levels(sampler, schedule, 7)
-            assert len(levels) == 8
-            assert levels == sorted(levels, reverse=True)
-            assert levels[-1] == 0
+    for schedule in SCHEDULES:
+        levels = noise_levels(schedule, 7)
+        assert len(levels) == 8
+        assert levels == sorted(levels, reverse=True)
+        assert levels[-1] == 0
 
 
-def test_unknown_scheduler_is_automatic_and_sampler_names_are_exact() -> None:
-    assert find_schedule("no such").name == "automatic"
-    assert find_schedule("karras") is find_schedule("Karras")
-    assert find_sampler("DPM++ 2M") is not None
+def test_schedulers_are_found_as_the_webui_finds_them_and_sampler_names_are_exact() -> None:
+    sampler = find_sampler("DPM++ 2M")
+    assert sampler is not None
+    for own in (None, "", "Automatic", "karras", "Karras"):
+        assert find_schedule(own, sampler).name == "karras"
+    for other in ("automatic", "no such"):
+        assert noise_levels(find_schedule(other, sampler), 5) == noise_levels(SCHEDULES[1], 5)
     assert find_sampler("DPM++ 2M Karras") is None
