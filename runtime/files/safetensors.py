@@ -7,6 +7,7 @@ after the last tensor; of a tensor that is named twice the last entry counts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -74,6 +75,16 @@ class Header:
     metadata: Mapping[str, str] = field(default_factory=dict)
     size_bytes: int
     """Of the whole file."""
+
+
+def data_sha256(path: Path) -> str:
+    """SHA-256 of a file without its header: kohya's hash of a LoRA, and CivitAI's AutoV3."""
+    with path.open("rb") as file:
+        file.seek(8 + struct.unpack("<Q", file.read(8))[0])
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_header(path: Path) -> Header:

@@ -7,6 +7,7 @@ cache (on the network volume, if there is one); the webui sees a link in its own
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import threading
@@ -16,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import FieldError, JobError
-from runtime.files.addresses import STORAGE_HOSTS
+from runtime.files.addresses import STORAGE_HOSTS, resolve
 from runtime.files.errors import WeightsError
 from runtime.files.fetch import fetch_url
 from runtime.files.http import Credentials, Timeouts
 from runtime.files.locks import locked
 from runtime.files.lora_kinds import recognise_lora
 from runtime.files.policy import HostPolicy, show_url
-from runtime.files.safetensors import read_header
-from runtime.job.request import LoraRequest
+from runtime.files.safetensors import data_sha256, read_header
+from runtime.job.request import AUTOV3_CHARS, LoraRequest
 from runtime.log import log
 from runtime.settings import Settings
 from runtime.worker import Worker
@@ -101,12 +102,17 @@ class LoraStore:
     ) -> Applied:
         name, scale = request.name, request.scale
         if request.is_baked:
-            sha256 = next(e.sha256 for e in self._worker.of_role("lora") if e.name == name)
+            baked = next(e for e in self._worker.of_role("lora") if e.name == name)
+            _check_hash(Path(baked.path), baked.sha256, request.sha256_prefix or "")
             return Applied(
-                name=name, tag=name, scale=scale, sha256=sha256, source="baked", was_cached=True
+                name=name,
+                tag=name,
+                scale=scale,
+                sha256=baked.sha256,
+                source="baked",
+                was_cached=True,
             )
         url = self._address(request)
-        self._asked.check_url(url)
         path, was_cached = self._find_or_fetch(url, request, deadline, cancelled)
         sha256 = _digest_of(path)
         tag = f"{name}-{sha256[:12]}"
@@ -117,13 +123,19 @@ class LoraStore:
         )
 
     def _address(self, request: LoraRequest) -> str:
-        if request.url is not None:
-            return request.url
-        # An AIR ends in MODEL@VERSION; downloads go by the version.
-        version = (request.civitai or "").split("+")[0].rpartition("@")[2]
-        if not version.isdecimal():
-            raise WeightsError("host", "the AIR names no version of a CivitAI model")
-        return f"{self._settings.civitai_url}/api/download/models/{version}"
+        """An address that may be asked for; pages of CivitAI and Hugging Face become their files."""
+        try:
+            named = request.url or request.civitai or ""
+            url = resolve(named, civitai_url=self._settings.civitai_url)
+        except WeightsError:
+            if request.url is None:
+                raise
+            self._asked.check_url(request.url)
+            if "/resolve/" not in request.url:
+                raise
+            url = request.url  # of a repository without an owner
+        self._asked.check_url(url)
+        return url
 
     def _find_or_fetch(
         self, url: str, request: LoraRequest, deadline: float, cancelled: threading.Event
@@ -135,7 +147,7 @@ class LoraStore:
         with locked(self.folder / f"{key}.lock"):
             others = list(self.folder.glob(f"{key}-*.safetensors"))
             for path in others:
-                if _digest_of(path).startswith(prefix):
+                if _is_meant(path, _digest_of(path), prefix):
                     os.utime(path, (time.time(), path.stat().st_mtime))
                     return path, True
             fetched = self._fetch(url, key, prefix, deadline, cancelled)
@@ -169,8 +181,7 @@ class LoraStore:
 
     def _check(self, path: Path, sha256: str, prefix: str) -> None:
         """Is it the file that was asked for, and a LoRA that this image's model can use?"""
-        if not sha256.startswith(prefix):
-            raise WeightsError("hash", f"the file has the SHA-256 {sha256}")
+        _check_hash(path, sha256, prefix)
         header, family = read_header(path), self._worker.family
         facts = recognise_lora(header.tensors, header.metadata)
         if facts is None:
@@ -206,7 +217,7 @@ class LoraStore:
     def _failure(self, error: WeightsError, name: str, where: str) -> JobError:
         """What the client may know: not what a name resolves to in here, and no file's name."""
         what, hosts = error.what, self._settings.lora_hosts
-        if error.kind in {"host", "redirect"}:
+        if error.kind in {"host", "redirect", "form"}:
             what = f"the address is not allowed; files come by https from {hosts}"
         code = "lora_unavailable" if error.kind in _RETRYABLE else "lora_refused"
         fields = [FieldError(field=where, message=what)]
@@ -215,3 +226,21 @@ class LoraStore:
 
 def _digest_of(path: Path) -> str:
     return path.stem.rpartition("-")[2]
+
+
+def _check_hash(path: Path, sha256: str, prefix: str) -> None:
+    if not _is_meant(path, sha256, prefix):
+        raise WeightsError("hash", f"the file has the SHA-256 {sha256}")
+
+
+def _is_meant(path: Path, sha256: str, prefix: str) -> bool:
+    """Whether a request's `hash` is the file's: its SHA-256 or the start of it, or CivitAI's AutoV3."""
+    if sha256.startswith(prefix):
+        return True
+    return len(prefix) == AUTOV3_CHARS and _data_digest(sha256, path).startswith(prefix)
+
+
+@functools.lru_cache(maxsize=256)
+def _data_digest(_sha256: str, path: Path) -> str:
+    """By the whole file's digest, under which it is the same wherever it lies."""
+    return data_sha256(path)

@@ -18,7 +18,12 @@ OWN_SCHEDULE = {"DDIM", "PLMS", "UniPC", "DPM fast", "DPM adaptive"}
 """Samplers that draw the same picture whatever the scheduler (seen with v1.9.3)."""
 BROWNIAN = {"DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"}
 """Samplers whose noise cannot be had from a negative seed (torchsde: numpy's SeedSequence)."""
-LEAST_STEPS = {"UniPC": 3}
+LEAST_STEPS = {"UniPC": 3, "DPM++ 2M SDE": 2, "DPM++ 2M SDE Heun": 2, "DPM++ 3M SDE": 2}
+"""With fewer the webui fails (seen with v1.9.3, each sampler with 1, 2 and 3 steps)."""
+LEAST_STEPS_HR = {**LEAST_STEPS, "UniPC": 4, "DPM fast": 2, "DPM adaptive": 2}
+"""The same for the second pass of hires fix."""
+TIMESTEPS = {"DDIM", "PLMS", "UniPC"}
+"""Samplers that pick their steps out of 1,000."""
 _INERT = re.compile(
     r"api_(enable_requests|forbid_local_requests|useragent)"  # barred from the API
     r"|cross_attention_optimization|fp8_storage|cache_fp16_weight"  # read when the model is loaded

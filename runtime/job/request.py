@@ -17,9 +17,9 @@ from runtime.job.fields import BY_NAME, FIELDS, LORA_FIELDS, OVERRIDES, SYNONYMS
 from runtime.job.names import Names
 from runtime.job.rules.prompts import (
     LORA_KINDS,
+    LoraNames,
     drawn_texts,
     find_tags,
-    network_name,
     without_comments,
 )
 from runtime.job.rules.scripts import fields_of_script
@@ -39,6 +39,8 @@ _NOT_THE_WEBUIS = {
 _HIRES = {e.name for e in FIELDS if e.section == "hires"} - {"enable_hr"}
 _WITHOUT_HIRES = {e.name: e.unbounded() if e.name in _HIRES else e for e in FIELDS}
 _MAX_ERRORS = 50
+AUTOV3_CHARS = 12
+"""Of CivitAI's AutoV3: SHA-256 without the file's header; a `hash` so long is held against the file itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +218,10 @@ class _Parser:
         self._read_scripts(given)
         if "refiner_checkpoint" not in given:
             self._set_aside(given, {"refiner_switch_at"}, "refiner_checkpoint")
+        sides = [f"seed_resize_from_{each}" for each in "wh"]
+        for side, other in (sides, reversed(sides)):
+            if given.get(side, -1) > 0 >= given.get(other, -1):
+                self._set_aside(given, {side}, other)
         return given
 
     def _set_aside(self, given: dict[str, Any], names: Collection[str], switch: str) -> None:
@@ -319,7 +325,9 @@ class _Parser:
         elif name not in self._loras:
             hint = self._suggest(name, self._loras)
             self._wrong(f"{where}.name", f"no LoRA of that name is baked{hint}; else give url")
-        elif not self._loras[name].startswith(read.get("hash", "").lower()):
+        elif (text := read.get("hash", "").lower()) and len(text) == AUTOV3_CHARS:
+            pass  # the file itself tells
+        elif not self._loras[name].startswith(text):
             self._wrong(f"{where}.hash", f"the baked file's SHA-256 is {self._loras[name]}")
 
     def _check_prompts(
@@ -349,33 +357,11 @@ class _Parser:
                     tags
                 )
             else:
-                mentioned += self._check_tags(key, tags, requested)
+                named = LoraNames(baked=self._loras, requested=requested)
+                problems = named.check(tags)
+                self.errors += [FieldError(field=key, message=each) for each in problems]
+                mentioned += named.mentioned
         return list(dict.fromkeys(mentioned))
-
-    def _check_tags(
-        self, where: str, tags: Iterable[tuple[str, list[str]]], requested: Collection[str]
-    ) -> list[str]:
-        """The LoRAs of one prompt: baked ones, each once, with arguments that the webui can use."""
-        mentioned: list[str] = []
-        for kind, arguments in tags:
-            if kind not in LORA_KINDS:
-                self._wrong(where, f"<{cut(kind)}:…> is nothing that this worker has")
-                continue
-            try:
-                name = network_name(kind, arguments)
-            except ValueError as error:
-                self._wrong(where, str(error))
-                continue
-            if name not in self._loras:
-                hint = self._suggest(name, self._loras)
-                self._wrong(where, f"no LoRA {cut(name)!r} is baked{hint}; see the field loras")
-            elif name in requested:
-                self._wrong(where, f"names the LoRA {name!r}, which loras has as well")
-            elif name in mentioned:
-                self._wrong(where, f"names the LoRA {name!r} twice; the webui would use one weight")
-            else:
-                mentioned.append(name)
-        return mentioned
 
     def _read_overrides(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What goes into `override_settings`."""

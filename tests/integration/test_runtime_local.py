@@ -89,6 +89,31 @@ def test_requests_that_people_already_send(local: Running) -> None:
     assert json.loads(output["info"])["seed"] == WEBUIAPI["seed"]
 
 
+def test_what_the_webui_would_draw_otherwise_in_silence(local: Running) -> None:
+    """The demo's webui has the same faults: comments, and the scheduler `automatic` by its name."""
+    sampler = {**SMALL, "sampler_name": "DPM++ 2M", "steps": 4}
+    by_label = local.run({**sampler, "scheduler": "Automatic"})
+    assert local.run({**sampler, "scheduler": "automatic"})["images"] == by_label["images"]
+    assert local.run({**sampler, "scheduler": "Karras"})["images"] == by_label["images"]
+    whole = local.run({**SMALL, "prompt": "a #red circle on a white background"})
+    assert "#red circle" in json.loads(whole["info"])["infotexts"][0]
+    assert whole["bakery"]["notes"] == ["prompt: what follows a # is drawn (no comments)"]
+    asked = {**SMALL, "prompt": "a circle #red", "override_settings": {}}
+    asked["override_settings"] = {"enable_prompt_comments": True}
+    assert "#" not in json.loads(local.run(asked)["info"])["infotexts"][0]
+    again = local.run({**SMALL, "prompt": "a #red circle on a white background"})
+    assert again["images"] == whole["images"], "settings do not stay"
+
+
+def test_strings_and_leftovers_draw_the_same_picture(local: Running) -> None:
+    plain = local.run(SMALL)
+    texts = {key: str(value) for key, value in SMALL.items()}
+    leftovers = {"hr_scale": 1.0, "hr_upscaler": "ESRGAN_4x", "refiner_switch_at": 0}
+    scripts = {"Seed": {"args": [SMALL["seed"], False, -1, 0, 0, 0]}, "Comments": {"args": []}}
+    for more in (texts, leftovers, {"save_images": True}, {"alwayson_scripts": scripts}):
+        assert local.run({**SMALL, **more})["images"] == plain["images"], more
+
+
 def test_the_same_request_gives_the_same_picture(local: Running) -> None:
     first, second = local.run(SMALL), local.run(SMALL)
     assert first["images"] == second["images"]
@@ -107,6 +132,8 @@ def test_the_same_request_gives_the_same_picture(local: Running) -> None:
         ),
         ({"override_settings": {"sd_vae": "x"}}, "override_settings.sd_vae"),
         ({"prompt": "<lora:missing:1>"}, "prompt"),
+        ({"prompt": "<lora:outline:strong>"}, "prompt"),
+        ({"prompt": "<lora:outline:0.5> <lora:outline:1>"}, "prompt"),
         ({"unknown": 1}, "unknown"),
         ({"width": 4}, "width"),
         ({"height": -8}, "height"),
@@ -165,7 +192,7 @@ def test_a_lora_that_is_not_there_fails_the_job(local: Running, files: str) -> N
             {**SMALL, "loras": [{"name": "x", "url": f"{files}/{name}.safetensors"}]}
         )
         assert error["code"] == code
-    assert "no LoRA but checkpoint" in error["message"]
+    assert "the file is no LoRA" in error["message"]
 
 
 def test_a_lora_that_the_webui_does_not_apply_fails_the_job(local: Running) -> None:

@@ -294,10 +294,50 @@ def test_civitai_by_version_and_by_air(tmp_path: Path, source: Source) -> None:
     prepare(store, civitai="urn:air:sdxl:lora:civitai:328553@368190+99")
     assert source.urls == [
         "https://civitai.com/api/download/models/368189",
-        "https://civitai.com/api/download/models/368190",
+        "https://civitai.com/api/download/models/368190?fileId=99",
     ]
     error = refusal(store, civitai="urn:air:sdxl:lora:civitai:328553")
     assert error.code == "lora_refused"
+
+
+@pytest.mark.parametrize(
+    ("url", "fetched"),
+    [
+        (
+            "https://www.civitai.com/models/328553/detail?modelVersionId=368190",
+            "https://civitai.com/api/download/models/368190",
+        ),
+        (
+            "https://civitai.green/api/download/models/368190?type=Model&format=SafeTensor",
+            "https://civitai.com/api/download/models/368190?type=Model&format=SafeTensor",
+        ),
+        (
+            "https://hf.co/someone/lora/blob/main/sub/it.safetensors",
+            "https://huggingface.co/someone/lora/resolve/main/sub/it.safetensors",
+        ),
+    ],
+)
+def test_pages_of_the_two_sites(tmp_path: Path, source: Source, url: str, fetched: str) -> None:
+    prepare(make_store(tmp_path), url=url)
+    assert source.urls == [fetched]
+
+
+def test_a_page_that_names_no_version_says_what_is_missing(tmp_path: Path) -> None:
+    error = refusal(make_store(tmp_path), url="https://civitai.com/models/328553")
+    assert error.code == "lora_refused"
+    assert "version" in error.message
+
+
+def test_the_hashes_that_civitai_shows(tmp_path: Path, source: Source) -> None:
+    header = int.from_bytes(source.data[:8], "little")
+    whole = hashlib.sha256(source.data).hexdigest()
+    auto_v3 = hashlib.sha256(source.data[8 + header :]).hexdigest()[:12]
+    store = make_store(tmp_path)
+    for number, text in enumerate((whole, whole[:10], auto_v3)):
+        assert prepare(store, url=f"{URL}{number}", sha256_prefix=text).sha256 == whole
+        assert prepare(store, url=f"{URL}{number}", sha256_prefix=text).was_cached
+    assert "has the SHA-256" in refusal(store, url=URL, sha256_prefix="0" * 12).message
+    assert "has the SHA-256" in refusal(store, url=f"{URL}0", sha256_prefix="0" * 12).message
 
 
 def test_tokens_go_to_their_own_origin_only(tmp_path: Path, source: Source) -> None:

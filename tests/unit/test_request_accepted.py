@@ -183,6 +183,8 @@ def test_null_as_the_webui_takes_it(name: str) -> None:
         ({"refiner_checkpoint": None, "refiner_switch_at": 0}, ["refiner_switch_at: not used"]),
         ({"refiner_checkpoint": "None", "refiner_switch_at": 0.8}, ["refiner_switch_at: not"]),
         ({"refiner_checkpoint": "", "refiner_switch_at": None}, []),
+        ({"seed_resize_from_w": 256}, ["seed_resize_from_w: not used without seed_resize_from_h"]),
+        ({"seed_resize_from_w": 256, "seed_resize_from_h": 256}, []),
         ({"save_images": True}, ["save_images: a worker keeps no pictures"]),
         ({"send_images": False}, ["send_images: the pictures are in the answer always"]),
         ({"send_images": "true", "save_images": "false"}, []),
@@ -220,6 +222,7 @@ def test_numbers_that_only_look_odd() -> None:
     given = {"cfg_scale": -3, "eta": 12, "s_tmin": -1, "seed_resize_from_w": -8}
     assert given.items() <= parse(given).payload.items()
     assert parse({**HIRES, "hr_scale": 0.5}).payload["hr_scale"] == 0.5
+    assert parse({**HIRES, "denoising_strength": 0}).payload["denoising_strength"] == 0
     assert parse({"clip_skip": 0}).payload["override_settings"] == {"CLIP_stop_at_last_layers": 0}
 
 
@@ -250,13 +253,23 @@ def test_seeds_that_torch_takes(seed: Any) -> None:
         ),
         ({"sampler_name": "UniPC", "steps": 2}, "steps", "UniPC needs at least 3 steps"),
         (
-            {**HIRES, "hr_sampler_name": "UniPC", "hr_second_pass_steps": 2},
+            {**HIRES, "hr_sampler_name": "UniPC", "hr_second_pass_steps": 3},
             "hr_second_pass_steps",
-            "UniPC needs at least 3 steps",
+            "UniPC needs at least 4 steps",
+        ),
+        ({"sampler_name": "DPM++ 2M SDE Karras", "steps": 1}, "steps", "needs at least 2 steps"),
+        (
+            {**HIRES, "denoising_strength": 0.01, "hr_sampler_name": "DDIM", "steps": 20},
+            "denoising_strength",
+            "must be at least 0.02 for 20 steps of DDIM",
+        ),
+        (
+            {**HIRES, "denoising_strength": 0, "sampler_name": "DDIM"},
+            "denoising_strength",
+            "must be at least 0.05 for 50 steps of DDIM",
         ),
         ({**HIRES, "hr_scale": 0.01}, "hr_scale", "makes 5 x 5 pixels, 8 are the least"),
         ({**HIRES, "hr_scale": 0}, "hr_scale", "makes 0 x 0 pixels"),
-        ({"seed_resize_from_w": 256}, "seed_resize_from_w", "without seed_resize_from_h"),
         ({"firstphase_width": 64}, "firstphase_width", "use hr_resize_x"),
     ],
 )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.job.names import Names
-from runtime.job.values import cut
+from runtime.job.values import cut, suggest
 
 LORA_KINDS = {"lora", "lyco"}
 _TAG = re.compile(r"<(\w+):([^>]+)>")
@@ -49,6 +50,41 @@ def find_tags(text: str) -> Iterator[tuple[str, list[str]]]:
     """Kind and arguments of each tag."""
     for kind, arguments in _TAG.findall(text):
         yield kind, arguments.split(":")
+
+
+@dataclass(kw_only=True)
+class LoraNames:
+    """The LoRAs that the tags of one prompt name: baked ones, each once, with arguments that the webui can use."""
+
+    baked: Collection[str]
+    requested: Collection[str]
+    """Those of the field `loras`, which come into every prompt."""
+    mentioned: list[str] = field(default_factory=list)
+
+    def check(self, tags: Iterable[tuple[str, list[str]]]) -> list[str]:
+        """What is wrong with the tags; fills in `mentioned`."""
+        problems = []
+        for kind, arguments in tags:
+            try:
+                self._take(kind, arguments)
+            except ValueError as error:
+                problems.append(str(error))
+        return problems
+
+    def _take(self, kind: str, arguments: list[str]) -> None:
+        if kind not in LORA_KINDS:
+            raise ValueError(f"<{cut(kind)}:…> is nothing that this worker has")
+        name = network_name(kind, arguments)
+        if name not in self.baked:
+            hint = suggest(name, self.baked)
+            raise ValueError(f"no LoRA {cut(name)!r} is baked{hint}; see the field loras")
+        if name in self.requested:
+            raise ValueError(f"names the LoRA {name!r}, which loras has as well")
+        if name in self.mentioned:
+            raise ValueError(
+                f"names the LoRA {name!r} twice; the webui takes the last weight for both"
+            )
+        self.mentioned.append(name)
 
 
 def network_name(kind: str, arguments: list[str]) -> str:

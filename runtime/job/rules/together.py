@@ -7,11 +7,13 @@ from typing import Any
 
 from runtime.errors import FieldError
 from runtime.job.fields import BY_NAME
-from runtime.job.names import BROWNIAN, LEAST_STEPS, OWN_SCHEDULE
+from runtime.job.names import BROWNIAN, LEAST_STEPS, LEAST_STEPS_HR, OWN_SCHEDULE, TIMESTEPS
 
 _CELL_PIXELS = 8
 """Side of what one number of a latent picture stands for."""
 _HUGE = 1e6
+_TIMESTEPS = 1000
+_SHARE_OF_ALL = 0.999
 
 
 def count_images(given: Mapping[str, Any]) -> int:
@@ -36,10 +38,6 @@ def check_sizes(given: Mapping[str, Any], limits: Mapping[str, int]) -> Iterator
     if (pixels := width * height) > limits["pixels"]:
         what = f"x height is {pixels} pixels, at most {limits['pixels']} are allowed"
         yield FieldError(field="width", message=what)
-    sides = {each: given.get(each, -1) for each in ("seed_resize_from_w", "seed_resize_from_h")}
-    if min(sides.values()) <= 0 < max(sides.values()):
-        other, where = sorted(sides, key=lambda each: sides[each])
-        yield FieldError(field=where, message=f"has no effect without {other}")
 
 
 def check_seeds(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[FieldError]:
@@ -65,18 +63,27 @@ def check_samplers(given: Mapping[str, Any]) -> Iterator[FieldError]:
     """Steps that a sampler needs, and schedulers that it would ignore; names are the webui's own."""
     sampler = given.get("sampler_name", BY_NAME["sampler_index"].default)
     steps = given.get("steps", BY_NAME["steps"].default)
-    passes = [("steps", sampler, steps)]
+    passes = [("steps", sampler, steps, LEAST_STEPS)]
     if given.get("enable_hr"):
         second = given.get("hr_sampler_name", sampler)
-        passes.append(("hr_second_pass_steps", second, given.get("hr_second_pass_steps") or steps))
-    for where, name, count in passes:
-        if count < (least := LEAST_STEPS.get(name, 1)):
-            yield FieldError(field=where, message=f"{name} needs at least {least} steps")
+        steps = given.get("hr_second_pass_steps") or steps
+        passes.append(("hr_second_pass_steps", second, steps, LEAST_STEPS_HR))
+        # The second pass walks the last steps of so many that they are this share.
+        share = min(given.get("denoising_strength", 1), _SHARE_OF_ALL)
+        if second in TIMESTEPS and not 1 <= steps / max(share, 1e-9) < _TIMESTEPS + 1:
+            what = f"must be at least {steps / _TIMESTEPS:g} for {steps} steps of {second}"
+            yield FieldError(field="denoising_strength", message=what)
+    for where, name, count, least in passes:
+        if count < least.get(name, 1):
+            yield FieldError(field=where, message=f"{name} needs at least {least[name]} steps")
+        elif name in TIMESTEPS and count > _TIMESTEPS:
+            what = f"{name} has {_TIMESTEPS} steps at most"
+            yield FieldError(field=where, message=what)
     drawn_by = {"scheduler": passes, "hr_scheduler": passes[-1:]}
     if given.get("hr_scheduler"):
         drawn_by["scheduler"] = passes[:1]
     for where, of in drawn_by.items():
-        names = [name for _, name, _ in of]
+        names = [name for _, name, *_ in of]
         if given.get(where) not in {None, "Automatic"} and OWN_SCHEDULE.issuperset(names):
             what = f"has no effect on {names[0]}, which has its own schedule"
             yield FieldError(field=where, message=what)
