@@ -135,7 +135,10 @@ def make_answer(payload: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     applied = {"layers": 10, "matched": 10, "applied": 10, "failed": 0, "has_effect": True}
     counts = changes.get("counts", {})
     names = dict.fromkeys(name for each in tags for name in each)
+    shows_comments = overrides.get("enable_prompt_comments", True) is False
+    prompt = str(payload.get("prompt", ""))
     info = {
+        "prompt": prompt if shows_comments else prompt.split("#", maxsplit=1)[0],
         "all_seeds": [seed + number for number in range(count)],
         "infotexts": [f"picture {number}" for number in range(count)],
         "sd_model_name": overrides.get("sd_model_checkpoint", "base"),

@@ -638,3 +638,8 @@ def test_the_answer_says_what_was_accepted_though_it_changes_nothing() -> None:
     assert output["bakery"]["notes"] == [
         "save_images: a worker keeps no pictures; they are in the answer"
     ]
+
+
+def test_the_whole_prompt_is_drawn_where_a_hash_stands_in_it() -> None:
+    output = Bench(FakeWebui()).run({"prompt": "hair of #ff0000, eyes"})
+    assert json.loads(output["info"])["prompt"] == "hair of #ff0000, eyes"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from runtime.job.names import BROWNIAN, OWN_SCHEDULE
+from tests.conformance.requests import ACCEPTED, REFUSED
 from tests.samples import NAMES
 from tests.unit.test_request import HIRES, WEBUIAPI, errors_of, parse
 
@@ -449,3 +450,20 @@ def test_a_script_that_contradicts_a_field() -> None:
     scripts = {"Sampler": {"args": [20, "DPM++ 2M", "Automatic"]}}
     errors = errors_of({"steps": 25, "alwayson_scripts": scripts})
     assert errors == {"alwayson_scripts.Sampler.steps": "contradicts the field steps"}
+
+
+# What `make webui-check` asks of a real webui, held here as far as it needs none.
+
+
+@pytest.mark.parametrize(("sent", "same"), [row[1:] for row in ACCEPTED], ids=lambda _: "")
+def test_rows_for_a_real_webui(sent: dict[str, Any], same: dict[str, Any] | None) -> None:
+    payload = parse(sent).payload
+    settings = (same or {}).get("override_settings", {}).items()
+    assert settings <= payload["override_settings"].items()
+    for key in set(same or {}) - {"override_settings"}:
+        assert (same or {})[key] == payload[key]
+
+
+@pytest.mark.parametrize(("sent", "message"), [row[1:] for row in REFUSED], ids=lambda _: "")
+def test_rows_that_a_real_webui_cannot_draw(sent: dict[str, Any], message: str) -> None:
+    assert any(message in each for each in errors_of(sent).values())
