@@ -94,7 +94,7 @@ def _check_store() -> list[Finding]:
     free = shutil.disk_usage(existing).free
     text = f"the store {folder} has {format_bytes(free)} free"
     if free < _WANTED_FREE_BYTES:
-        remedy = "set BAKE_STORE to a larger disk, or run bake store gc"
+        remedy = "set BAKE_STORE to a larger disk, or make room: bake store gc --older-than 30d"
         return [Finding(severity="warning", what=text, remedy=remedy)]
     return [Finding(severity="ok", what=text)]
 

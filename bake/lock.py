@@ -99,8 +99,8 @@ class Lock:
         """The inverse of `to_json`. Raises ValueError that says what does not fit."""
         try:
             data = json.loads(text)
-        except RecursionError:
-            raise ValueError("it is nested too deeply") from None
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
         if not isinstance(data, dict) or data.get("format") != LOCK_FORMAT:
             raise ValueError(f"its format is not {LOCK_FORMAT}, which this bake writes")
         pins = data.get("pins")
@@ -133,8 +133,10 @@ def read_lock(path: Path) -> Lock | None:
         return None
     except (OSError, ValueError) as error:
         raise ManifestError(
-            f"the lock cannot be read: {error}", where=str(path), hint="delete it and run bake lock"
-        ) from None
+            f"the lock cannot be read: {error}",
+            where=str(path),
+            hint="delete it, then bake lock MANIFEST",
+        ) from error
 
 
 def load_lock(manifest: Manifest) -> Lock:

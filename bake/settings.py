@@ -72,8 +72,8 @@ def _base_url(env: Mapping[str, str], name: str, default: str) -> str:
         url = urlsplit(text)
         host = url.hostname or ""
         _ = url.port
-    except ValueError:
-        raise ManifestError("not a valid address", where=name) from None
+    except ValueError as error:
+        raise ManifestError("not a valid address", where=name) from error
     if url.username is not None or url.password is not None or url.query:
         raise ManifestError(
             "an address with a user, password or query in it would leak",
@@ -106,8 +106,8 @@ def _token(env: Mapping[str, str], *names: str) -> str | None:
             where = f"{name}_FILE"
             try:
                 text = Path(env[where]).expanduser().read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError):
-                raise ManifestError(f"{env[where]} cannot be read", where=where) from None
+            except (OSError, UnicodeDecodeError) as error:
+                raise ManifestError(f"{env[where]} cannot be read", where=where) from error
         text = (text or "").strip()
         if not text:
             continue

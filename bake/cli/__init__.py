@@ -9,8 +9,9 @@ import errno
 import importlib
 import signal
 import sys
+from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -43,6 +44,23 @@ _OF_THE_MACHINE = (
 """What a file that is written anywhere can fail with and no code of ours can mend."""
 
 
+_BUG = (
+    "a fault of bake itself, not of what it was asked for: {kind}",
+    "run it again with --debug, and report what it prints",
+)
+
+
+@dataclass
+class State:
+    """What the command line says to `main` itself."""
+
+    debug: bool = False
+
+
+def _set_debug(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    context.ensure_object(State).debug |= value
+
+
 class Terminated(BaseException):
     """SIGTERM, raised so that every context manager cleans up on the way out."""
 
@@ -57,6 +75,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bake.cli.commands.{cmd_name}").command
+        for each in (command, *getattr(command, "commands", {}).values()):
+            if not any(option.name == "debug" for option in each.params):
+                debug_option(each)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -64,8 +85,19 @@ class LazyGroup(click.Group):
             formatter.write_dl(sorted(COMMANDS.items()))
 
 
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    envvar="BAKE_DEBUG",
+    expose_value=False,
+    callback=_set_debug,
+    help="Show where an error comes from: its causes and tracebacks, with tokens masked.",
+)
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bake")
+@debug_option
 def cli() -> None:
     """Turn a model manifest into a container image whose workers start fast."""
 
@@ -74,29 +106,28 @@ def _raise_terminated(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def _fail(error: BakeError) -> NoReturn:
+def _fail(error: BakeError, state: State, *, cause: BaseException | None = None) -> NoReturn:
+    """Says what is wrong; with --debug, also where it comes from."""
+    if state.debug:
+        import traceback  # noqa: PLC0415  # not needed on the good way
+
+        from bake.mask import mask_secrets  # noqa: PLC0415
+
+        shown = "".join(traceback.format_exception(cause or error))
+        click.echo(mask_secrets(shown), err=True, nl=False)
     click.echo(f"error: {error}", err=True)
     sys.exit(error.exit_code)
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """Runs `bake` and exits: 0 done, 2 to 7 as `bake.errors` says, 130 and 143 when interrupted."""
+    """Runs `bake` and exits: 0 done, 2 to 7 as `bake.errors` says, 1 for faults of ours, 130 and 143 when interrupted."""
     signal.signal(signal.SIGTERM, _raise_terminated)
+    state = State()
     try:
         # click returns, rather than raises, the code of --help and ctx.exit()
-        code = cli.main(args=args, prog_name="bake", standalone_mode=False)
+        code: Any = cli.main(args=args, prog_name="bake", standalone_mode=False, obj=state)
     except BakeError as error:
-        _fail(error)
-    except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
-            raise
-        _fail(
-            MachineError(
-                f"cannot be used: {error.strerror}",
-                where=str(error.filename or "a file that bake writes"),
-                hint="give bake a folder that it can write: BAKE_STORE, BAKE_CACHE, --build-dir, TMPDIR",
-            )
-        )
+        _fail(error, state)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -104,4 +135,18 @@ def main(args: list[str] | None = None) -> NoReturn:
         sys.exit(130)
     except Terminated:
         sys.exit(143)
+    except Exception as error:  # noqa: BLE001  # whatever it is, a user gets no traceback
+        _fail(_as_bake_error(error), state, cause=error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _as_bake_error(error: Exception) -> BakeError:
+    """What a disk refuses is the machine's fault, all else that no code of ours expected is ours."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return MachineError(
+            f"cannot be used: {error.strerror}",
+            where=str(error.filename or "a file that bake writes"),
+            hint="give bake a folder that it can write: BAKE_STORE, BAKE_CACHE, --build-dir, TMPDIR",
+        )
+    what, hint = _BUG
+    return BakeError(what.format(kind=type(error).__name__), hint=hint)

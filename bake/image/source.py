@@ -53,7 +53,7 @@ def read_from_engine(engine: EngineLike, name: str, *, kept: Kept | None = None)
             raise
         raise BuildError(
             "the engine has no such image", where=name, hint=f"docker pull {name}"
-        ) from None
+        ) from error
 
     def parse(data: Any) -> Image:
         return _from_json(data, name=name, engine=engine)
@@ -118,7 +118,7 @@ def read_from_layout(folder: Path, *, tag: str = "") -> Image:
         text = find_manifest(json.dumps(index).encode(), blob, where=name)
         config = blob(json.loads(text)["config"]["digest"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BuildError(f"is not an OCI layout: {type(error).__name__}", where=name) from None
+        raise BuildError(f"is not an OCI layout: {type(error).__name__}", where=name) from error
     return parse_image(
         text,
         config,

@@ -91,7 +91,7 @@ class BuildFolder:
         except OSError as error:
             raise MachineError(
                 f"cannot be written: {error.strerror}", where=str(self.root)
-            ) from None
+            ) from error
         try:
             shutil.rmtree(self.root / "tmp", ignore_errors=True)
             yield

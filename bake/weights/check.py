@@ -26,7 +26,7 @@ _OWN_TARGETS = ("ldm.", "sgm.", "modules.", "torch.nn.")
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _HINTS = {
     "page": "the download needs a token, or the site was in maintenance: "
-    "bake store verify, then bake fetch again",
+    "bake store verify, then bake fetch MANIFEST again",
     "truncated": "the source's own file is broken: choose another file or version",
     "not_weights": "choose another file of this source",
 }
@@ -71,7 +71,7 @@ def _facts(read: Callable[[], Header], where: str | None) -> Facts:
             return Facts(format="pickle", recognised=None)
         raise SourceError(
             error.what, where=where or error.where, hint=error.hint or _HINTS.get(error.kind)
-        ) from None
+        ) from error
 
 
 def check_weights(facts: Facts, manifest: Manifest, pin: Pin) -> list[str]:

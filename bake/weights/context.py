@@ -118,10 +118,10 @@ def today() -> str:
     utc = datetime.timezone.utc
     try:
         now = datetime.datetime.fromtimestamp(int(epoch), utc) if epoch else None
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError) as error:
         raise ManifestError(
             f"{epoch[:40]} is no number of seconds since 1970", where="SOURCE_DATE_EPOCH"
-        ) from None
+        ) from error
     return (now or datetime.datetime.now(utc)).date().isoformat()
 
 
@@ -130,7 +130,7 @@ def to_bake_error(error: WeightsError, *, where: str | None = None) -> BakeError
     kind = MachineError if error.kind == "disk" else SourceError
     place = " at ".join(each for each in (where, error.where) if each)
     hint = error.hint
-    if error.what.endswith("is not a host that files may come from"):
+    if error.kind == "unlisted":
         hint = "if that is right, name it in BAKE_STORAGE_HOSTS"
     return kind(error.what, where=place or None, hint=hint)
 

@@ -221,16 +221,16 @@ def _explain_mismatch(
         published = None
     if published is None:
         blame = "the source publishes no digest to compare with: the file was replaced or damaged"
-        hint = "bake lock again, if the source is still to be trusted"
+        hint = "bake lock MANIFEST again, if the source is still to be trusted"
     elif published == pin.sha256 and error.kind == "size":
         blame = "pin and source agree on the digest, so the lock's size or the storage is wrong"
-        hint = "if the lock was edited, delete it and run bake lock; else try again later"
+        hint = "if the lock was edited, delete it and bake lock MANIFEST; else try again later"
     elif published == pin.sha256:
         blame = "pin and source agree, so the storage or a cache on the way sends a wrong file"
         hint = "try again later, or from another network"
     else:
         blame = f"the source itself now says {published}: the file was replaced after it was pinned"
-        hint = "bake update shows the difference and moves the pin"
+        hint = "bake update MANIFEST shows the difference and moves the pin"
     return SourceError(f"{error.what}; {blame}", where=f"{pin.key} at {error.where}", hint=hint)
 
 

@@ -81,4 +81,4 @@ def parse_pinned(text: str, *, where: str) -> Source:
     try:
         return parse_source(text)
     except SourceFormError as error:
-        raise SourceError(str(error), where=where) from None
+        raise SourceError(str(error), where=where) from error

@@ -98,7 +98,7 @@ def _resolve_entry(
         raise SourceError(
             f"the source now has SHA256 {sha256}, the lock says {previous.sha256}",
             where=where,
-            hint="bake update moves the pin, if the change is meant",
+            hint="bake update MANIFEST moves the pin, if the change is meant",
         )
     return _make_pin(entry, found, sha256=sha256, size_bytes=size, previous=previous)
 

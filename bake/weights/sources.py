@@ -35,7 +35,7 @@ def parse_source(text: str) -> Source:
         return parse_address(text)
     except WeightsError as error:
         own = " or file:path" if error.kind == "form" else ""
-        raise SourceFormError(error.what + own) from None
+        raise SourceFormError(error.what + own) from error
 
 
 def _refuse_credential(text: str, name: str) -> str:

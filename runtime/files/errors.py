@@ -6,20 +6,29 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
+
+FailureKind = Literal[
+    "address", "archived", "cancelled", "connection", "disabled", "disk", "early_access", "expired", "family", "form", "gated", "grant",
+    "hash", "host", "http", "kind", "login", "missing", "not_weights", "page", "pickle", "quota", "redirect", "region",
+    "role", "server", "size", "stalled", "stopped", "tls", "too_large", "too_slow", "truncated", "unauthorized",
+    "unlisted",
+]  # fmt: skip
+"""What a program can tell failures apart by; `unlisted`: of a host that none of the sources has."""
 
 
 class WeightsError(Exception):
     """A download or a file of weights that cannot be used.
 
     Args:
-        kind: A stable word for programs, such as `host`, `http`, `stalled`, `too_large`, `not_weights`.
+        kind: What a program can tell it by.
         what: What happened, in one sentence, without secrets or a response's body.
         where: The file, or the address without its query.
         hint: The next thing to do.
     """
 
     def __init__(
-        self, kind: str, what: str, *, where: str | None = None, hint: str | None = None
+        self, kind: FailureKind, what: str, *, where: str | None = None, hint: str | None = None
     ) -> None:
         super().__init__(what)
         self.kind = kind

@@ -27,7 +27,7 @@ from runtime.files.answers import (
     transport_failure,
     validator_of,
 )
-from runtime.files.errors import WeightsError, disk_errors
+from runtime.files.errors import FailureKind, WeightsError, disk_errors
 from runtime.files.http import Client, Credentials, Timeouts
 from runtime.files.policy import HostPolicy, show_url
 
@@ -286,5 +286,5 @@ class _Stream:
             ended.set()
             watcher.join()
 
-    def _wrong(self, kind: str, what: str) -> WeightsError:
+    def _wrong(self, kind: FailureKind, what: str) -> WeightsError:
         return WeightsError(kind, what, where=show_url(self._url))

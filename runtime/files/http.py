@@ -186,7 +186,9 @@ def check_redirect(url: str, target: str, policy: HostPolicy, *, login_hint: str
         policy.check_url(absolute)
     except WeightsError as error:
         raise WeightsError(
-            "host", f"a redirect leads to where none may: {error.what}", where=show_url(absolute)
+            error.kind,
+            f"a redirect leads to where none may: {error.what}",
+            where=show_url(absolute),
         ) from None
     return absolute
 

@@ -58,7 +58,7 @@ class HostPolicy:
             raise WeightsError("host", "plain http is not safe for weights", where=shown)
         if not self.allows_host(host):
             raise WeightsError(
-                "host", f"{host} is not a host that files may come from", where=shown
+                "unlisted", f"{host} is not a host that files may come from", where=shown
             )
         address = _parse_address(host)
         if address is not None:

@@ -111,8 +111,9 @@ def parse_header(file: BinaryIO, size_bytes: int, name: str) -> Header:
         hint = LFS_HINT if words == LFS_POINTER else None
         raise WeightsError("page", f"this is {words}, not a model", where=name, hint=hint)
     if kind != "safetensors":
-        wrong = "pickle" if kind == "pickle" else "not_weights"
-        raise WeightsError(wrong, f"this is {words}", where=name)
+        raise WeightsError(
+            "pickle" if kind == "pickle" else "not_weights", f"this is {words}", where=name
+        )
     (length,) = struct.unpack("<Q", start[:8])
     if length > MAX_HEADER_BYTES:
         raise _invalid(name, f"its header claims {length} bytes")

@@ -217,7 +217,7 @@ class LoraStore:
     def _failure(self, error: WeightsError, name: str, where: str) -> JobError:
         """What the client may know: not what a name resolves to in here, and no file's name."""
         what, hosts = error.what, self._settings.lora_hosts
-        if error.kind in {"host", "redirect", "form"}:
+        if error.kind in {"host", "redirect", "unlisted", "form"}:
             what = f"the address is not allowed; files come by https from {hosts}"
         code = "lora_unavailable" if error.kind in _RETRYABLE else "lora_refused"
         fields = [FieldError(field=where, message=what)]

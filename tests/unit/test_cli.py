@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bake.mask import mask_secrets
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,3 +50,60 @@ def test_a_folder_that_cannot_be_written_is_a_fault_of_the_machine() -> None:
     assert "error: /dev/null/store/leases: cannot be used: Not a directory" in ended.stderr
     assert "→ give bake a folder that it can write: BAKE_STORE" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "variables"),
+    [
+        (["--debug", "check", "no-such.yaml"], {}),
+        (["check", "no-such.yaml", "--debug"], {}),
+        (["check", "no-such.yaml"], {"BAKE_DEBUG": "1"}),
+    ],
+)
+def test_debug_shows_where_an_error_comes_from(args: list[str], variables: dict[str, str]) -> None:
+    ended = run_bake(*args, **variables)
+    assert ended.returncode == 2
+    assert "FileNotFoundError" in ended.stderr, "the cause"
+    assert "in load_manifest" in ended.stderr, "where it was raised"
+    assert "error: no-such.yaml: there is no such manifest" in ended.stderr
+
+
+BROKEN = """
+import sys
+import bake.cli.commands.check as check
+def explode(path):
+    try:
+        raise ValueError("Authorization: Bearer a-secret-of-mine, hf_" + "a" * 34)
+    except ValueError as error:
+        raise KeyError("https://user:pw@host/x?token=abc&more=d") from error
+check.load_manifest = explode
+from bake.cli import main
+main(["check", "x.yaml", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("args", [[], ["--debug"]])
+def test_a_fault_of_ours_is_a_message_and_masked_where_it_is_shown(args: list[str]) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BROKEN, *args],
+        cwd=ROOT,
+        env={**os.environ, "SOME_TOKEN": "a-secret-of-mine"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "error: a fault of bake itself, not of what it was asked for: KeyError" in ended.stderr
+    assert "run it again with --debug" in ended.stderr
+    assert ("Traceback" in ended.stderr) == bool(args)
+    for secret in ("a-secret-of-mine", "user:pw", "token=abc", "hf_a"):
+        assert secret not in ended.stderr
+    if args:
+        assert "https://***@host/x?***" in ended.stderr
+
+
+def test_masked_are_own_tokens_also_from_files(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from-a-file\n")
+    environ = {"CIVITAI_TOKEN_FILE": str(tmp_path / "token"), "API_KEY": "short", "HOME": "/root"}
+    text = "from-a-file, short, /root, rpa_" + "A" * 40
+    assert mask_secrets(text, environ) == "***, short, /root, ***"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import JobError
-from runtime.files.errors import WeightsError
+from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.fetch import Fetched
 from runtime.job import lora
 from runtime.job.lora import Applied, LoraStore
@@ -283,7 +283,9 @@ def test_what_is_no_lora_for_this_model(
     ("kind", "code"),
     [("stalled", "lora_unavailable"), ("quota", "lora_unavailable"), ("login", "lora_refused")],
 )
-def test_what_may_work_later_says_so(tmp_path: Path, source: Source, kind: str, code: str) -> None:
+def test_what_may_work_later_says_so(
+    tmp_path: Path, source: Source, kind: FailureKind, code: str
+) -> None:
     source.error = WeightsError(kind, "the server stopped sending")
     assert refusal(make_store(tmp_path), url=URL).code == code
 

@@ -81,7 +81,7 @@ def verify_files(*, as_json: bool) -> None:
         raise SourceError(
             f"{len(wrong)} damaged: {', '.join(wrong)}",
             where=str(store.root),
-            hint="check the disk; bake fetch gets them again",
+            hint="check the disk; bake fetch MANIFEST gets them again",
         )
 
 
@@ -93,7 +93,7 @@ def collect(older_than: str | None, keep: str | None, *, as_json: bool) -> None:
     """Remove what was not used for long; never what a running bake uses."""
     if older_than is None and keep is None:
         raise ManifestError(
-            "say what to remove", where="bake store gc", hint="--older-than 30d, or --keep 50G"
+            "say what to remove", where="store gc", hint="--older-than 30d, or --keep 50G"
         )
     store, console = _open(as_json)
     done = collect_garbage(

@@ -98,7 +98,9 @@ def _try_worker(
                     return verdict.with_check(_start(engine, identity))
     except MachineError as error:
         console.say(error.what)
-    return verdict.with_check(_not_started("bake image it again, or pull it"))
+    return verdict.with_check(
+        _not_started("bake image MANIFEST gives it to the engine; or pull it")
+    )
 
 
 def _start(engine: Engine, image: str) -> Check:

@@ -191,12 +191,12 @@ def _locate(manifest: Manifest) -> tuple[Path, Path]:
 def _read(path: Path, manifest: Manifest) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(
             f"the base's Dockerfile {path} cannot be read",
             where=str(manifest.path),
             hint="`base.dockerfile` is relative to the manifest",
-        ) from None
+        ) from error
 
 
 def _check_names(args: Mapping[str, str], dockerfile: Dockerfile, path: Path) -> None:

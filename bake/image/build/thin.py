@@ -104,4 +104,4 @@ def _pack(tree: Path, blob: Path, *, what: str) -> TreeLayer:
     try:
         return make_tree_layer(tree, blob)
     except ValueError as error:
-        raise BuildError(f"{what} cannot be made a layer: {error}") from None
+        raise BuildError(f"{what} cannot be made a layer: {error}") from error

@@ -95,7 +95,7 @@ def warm_up(
                 if chosen == "cuda" and _is_missing_gpu(reason):
                     errors.append(reason)
                     continue
-                raise BuildError(f"the warm-up container does not start: {reason}") from None
+                raise BuildError(f"the warm-up container does not start: {reason}") from error
             if chosen == "cpu" and device == "auto":
                 console.say("no GPU in this engine: warming up on the CPU")
             status = _wait(container)
@@ -174,8 +174,8 @@ def _wait(container: Container) -> int:
     timeout_s = _START_TIMEOUT_S + _DRAW_TIMEOUT_S + _STOP_GRACE_S
     try:
         return int(container.wait(timeout=timeout_s)["StatusCode"])
-    except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError):
-        raise BuildError(f"the warm-up did not end within {timeout_s} s") from None
+    except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError) as error:
+        raise BuildError(f"the warm-up did not end within {timeout_s} s") from error
 
 
 def _keep_log(webui_log: Path, container: Container, log: Path) -> None:

@@ -227,9 +227,9 @@ def _check_brought(wheel: Path, *, version: str, architecture: str) -> None:
     try:
         _require_architecture(wheel, architecture)
     except BuildError as error:
-        raise ManifestError(error.what, where=error.where, hint=error.hint) from None
-    except zipfile.BadZipFile:
-        raise ManifestError("this is no wheel: not a ZIP archive", where=str(wheel)) from None
+        raise ManifestError(error.what, where=error.where, hint=error.hint) from error
+    except zipfile.BadZipFile as error:
+        raise ManifestError("this is no wheel: not a ZIP archive", where=str(wheel)) from error
 
 
 def _pinned(lock: str, package: str) -> str:

@@ -183,7 +183,7 @@ def open_saved(engine: EngineLike, image: str) -> tarfile.TarFile:
     try:
         return open_tar(engine.client.api.get_image(image, chunk_size=CHUNK_BYTES))
     except DockerException as error:
-        raise BuildError(f"the engine does not give the image: {error}", where=image) from None
+        raise BuildError(f"the engine does not give the image: {error}", where=image) from error
 
 
 def _member_chunks(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:

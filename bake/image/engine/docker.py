@@ -60,7 +60,7 @@ class Engine:
             raise MachineError(
                 f"the Docker Engine does not answer as it should: {_reason(error)}",
                 hint=_INSTALL_HINT,
-            ) from None
+            ) from error
         if major < MINIMUM_MAJOR:
             self._client.close()
             raise MachineError(
@@ -118,7 +118,7 @@ class Engine:
                 f"cannot be pulled: {_reason(error)}",
                 where=reference,
                 hint="check the name, and `docker login` for a private registry",
-            ) from None
+            ) from error
         return str(pulled.id)
 
     def buildx(self, arguments: Sequence[str], *, log: Path, what: str) -> None:
@@ -144,7 +144,7 @@ class Engine:
             raise BuildError(
                 f"{what} failed to build:\n    " + "\n    ".join(error.last_lines),
                 hint=f"the whole output is in {log}",
-            ) from None
+            ) from error
 
     @contextmanager
     def container(self, image: str, *, run: str, **options: Any) -> Iterator[Container]:

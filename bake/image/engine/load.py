@@ -69,7 +69,7 @@ def load_image(image: Image, engine: EngineLike, tag: str) -> str:
     except (DockerException, requests.RequestException) as error:
         raise BuildError(
             f"the engine did not take the image: {_reason(error)}", where=tag
-        ) from None
+        ) from error
     loaded = _image_id(engine, tag)
     if loaded not in (image.digest, image.config_digest):
         raise BuildError(
@@ -200,7 +200,7 @@ def _read_answer(response: requests.Response) -> None:
                 raise MachineError(
                     "the engine's disk is full",
                     where=text[-200:],
-                    hint="docker system prune, or push with no local engine: `bake image --push`",
+                    hint="docker system prune, or push with no local engine: `bake image MANIFEST --push --no-load`",
                 )
             raise BuildError(f"the engine did not take the image: {text[:300]}")
 

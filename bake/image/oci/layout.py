@@ -68,7 +68,7 @@ def write_layout(image: Image, folder: Path, *, tag: str = "latest") -> None:
     except OSError as error:
         raise MachineError(
             f"cannot be written: {error.strerror or error}", where=str(folder)
-        ) from None
+        ) from error
 
 
 def _write_blobs(image: Image, folder: Path) -> None:
@@ -114,10 +114,10 @@ def _other_tags(folder: Path, tag: str) -> list[dict[str, Any]]:
     try:
         entries = json.loads(path.read_bytes())["manifests"]
         names = [(each.get("annotations") or {}).get(REF_NAME) for each in entries]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(
             "is no OCI index", where=str(path), hint="name an empty folder, or another one"
-        ) from None
+        ) from error
     return [entry for entry, name in zip(entries, names, strict=True) if name != tag]
 
 

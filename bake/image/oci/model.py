@@ -217,7 +217,7 @@ def read_content(content: Content, offset_bytes: int = 0, *, where: str) -> Iter
             f"its bytes cannot be read: {reason or type(error).__name__}",
             where=where,
             hint="bake the image again: what it was assembled from is gone or has changed",
-        ) from None
+        ) from error
 
 
 def make_manifest(

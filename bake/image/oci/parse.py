@@ -69,7 +69,7 @@ def of_an_image(where: str) -> Iterator[None]:
         raise BuildError(
             f"is no image: its manifest or config is not of their form ({type(error).__name__})",
             where=where,
-        ) from None
+        ) from error
 
 
 def find_manifest(text: bytes, fetch: Callable[[str], bytes], *, where: str) -> bytes:

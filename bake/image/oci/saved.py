@@ -63,10 +63,10 @@ def load_saved_image(folder: Path, *, engine: EngineLike | None = None) -> Image
         )
         named = (image.digest, image.manifest["config"]["digest"])
         is_whole = named == (data["digest"], image.config_digest)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         raise BuildError(
             "there is no baked image here", where=str(folder), hint="bake image MANIFEST"
-        ) from None
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         is_whole = False
     if not is_whole:

@@ -130,7 +130,7 @@ def gunzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
             try:
                 plain = inflater.decompress(data, 4 * CHUNK_BYTES)
             except zlib.error as error:
-                raise UnsoundLayer(f"a gzipped layer is damaged: {error}") from None
+                raise UnsoundLayer(f"a gzipped layer is damaged: {error}") from error
             yield plain
             data = inflater.unconsumed_tail
             if inflater.eof:

@@ -52,12 +52,12 @@ def find_credentials(host: str) -> Credentials:
     name = docker_auth.INDEX_NAME if host == DOCKER_HUB else host
     try:
         found = docker_auth.load_config().resolve_authconfig(name) or {}
-    except (DockerException, ValueError):
+    except (DockerException, ValueError) as error:
         raise PushError(
             "the docker config's credentials cannot be read",
             where=host,
             hint=f"check the credential helper in the docker config, or `docker login {host}` again",
-        ) from None
+        ) from error
     values = {str(key).lower(): value for key, value in found.items() if value}
     return Credentials(
         username=values.get("username", ""),
@@ -192,8 +192,8 @@ class Authenticator:
         """
         try:
             realm = urlsplit(challenge.realm)
-        except ValueError:
-            raise PushError("the token server's name is no address", where=self._host) from None
+        except ValueError as error:
+            raise PushError("the token server's name is no address", where=self._host) from error
         if not is_sealed(challenge.realm):
             raise PushError(
                 "the registry names a token server without TLS, which gets no credentials",
@@ -223,11 +223,11 @@ class Authenticator:
                     allow_redirects=False,
                 )
         except requests.exceptions.SSLError as error:
-            raise tls_failure(realm.hostname or "", error) from None
+            raise tls_failure(realm.hostname or "", error) from error
         except requests.RequestException as error:
             raise Transient(
                 f"the token server {realm.hostname} does not answer ({type(error).__name__})"
-            ) from None
+            ) from error
         return self._read_token(response, realm.hostname or "")
 
     def _read_token(self, response: requests.Response, server: str) -> _Token:
@@ -248,9 +248,9 @@ class Authenticator:
             data: Mapping[str, Any] = response.json()
             value = str(data.get("token") or data["access_token"])
             life_s = float(data.get("expires_in") or _DEFAULT_LIFE_S)
-        except (requests.RequestException, ValueError, KeyError, AttributeError):
+        except (requests.RequestException, ValueError, KeyError, AttributeError) as error:
             raise PushError(
                 f"the token server {server} answered {response.status_code} without a token",
                 where=self._host,
-            ) from None
+            ) from error
         return _Token(value=value, ends=time.monotonic() + max(life_s - _SPARE_S, life_s / 2))

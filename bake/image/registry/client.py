@@ -264,9 +264,9 @@ class RegistryClient:
                 timeout=(self.options.connect_s, self.options.read_s),
             )  # fmt: skip
         except requests.exceptions.SSLError as error:
-            raise tls_failure(self.host, error) from None
+            raise tls_failure(self.host, error) from error
         except requests.RequestException as error:
-            raise Transient(f"the connection failed ({type(error).__name__})") from None
+            raise Transient(f"the connection failed ({type(error).__name__})") from error
         if response.status_code in expected:
             return response
         response.close() if stream else None
@@ -290,8 +290,8 @@ class RegistryClient:
             absolute = urlsplit(
                 urljoin(after if "://" in after else self.base_url + after, location)
             )
-        except ValueError:
-            raise PushError("the registry's Location is no address", where=self.host) from None
+        except ValueError as error:
+            raise PushError("the registry's Location is no address", where=self.host) from error
         base = urlsplit(self.base_url)
         if not location or absolute.hostname != base.hostname:
             raise PushError(
@@ -360,7 +360,7 @@ class RegistryClient:
         except requests.RequestException as error:
             raise PushError(
                 f"the registry's storage does not answer ({type(error).__name__})", where=self.host
-            ) from None
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,7 @@ class StreamedLayer:
             raise SourceError(
                 f"the file has another SHA256 ({found}) than the lock says",
                 where=file.where,
-                hint="bake lock again if the source has replaced the file",
+                hint="bake lock MANIFEST again, if the source has replaced the file",
             )
 
 
@@ -218,7 +218,7 @@ def read_remote(remote: Remote, *, backoff_s: float = 1.0) -> Callable[[int], It
                 failure, wait_s = error.failure, error.wait_s
                 again = min(again, again if error.attempts is None else error.attempts)
             except WeightsError as error:
-                raise to_bake_error(error) from None
+                raise to_bake_error(error) from error
             except requests.RequestException as error:
                 failure, wait_s = connection_failure(error, remote.url), None
             failed += 1
@@ -275,7 +275,7 @@ def _file(
         raise SourceError(
             "the lock does not say how long the file is, so it cannot be streamed",
             where=pin.key,
-            hint="bake lock again with network, or bake with the store",
+            hint="bake lock MANIFEST again with network, or bake with the store",
         )
     return StreamedFile(
         path=path,

@@ -103,7 +103,7 @@ class Pauser:
                 f"{error.what}, {self._failed} times in a row",
                 where=self._host,
                 hint="check the registry's name and the network; what a repeated push finds there is not sent again",
-            ) from None
+            ) from error
         wait_s = self._options.backoff_s * 2 ** (self._failed - 1) * random.uniform(0.5, 1)  # noqa: S311
         time.sleep(min(error.wait_s if error.wait_s is not None else wait_s, _MOST_WAIT_S))
 
@@ -184,7 +184,7 @@ def make_tls_context(host: str, options: RegistryOptions) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ManifestError(
             f"a certificate file cannot be read: {type(error).__name__}", where=str(where)
-        ) from None
+        ) from error
     return context
 
 

@@ -177,7 +177,7 @@ class _Upload:
             raise BuildError(
                 f"a layer's bytes are not those of {digest}: a file of the store, or a layer on disk, "
                 "has changed since the image was assembled",
-                hint="bake store verify, then bake image again",
+                hint="bake store verify, then bake image MANIFEST again",
             )
 
     def _send_piece(self) -> None:

@@ -130,7 +130,9 @@ def verify_final(
     image = load_saved_image(folder.root, engine=engine)
     if engine.image_id(reference) not in (image.digest, image.config_digest):
         raise VerifyError(
-            "the engine has another image of that name", where=reference, hint="bake image again"
+            "the engine has another image of that name",
+            where=reference,
+            hint="bake image MANIFEST gives it to the engine again",
         )
     verdict = verify_image(image, name=reference, console=console, kept=kept, downloads_base=False)
     trial = verify_worker(

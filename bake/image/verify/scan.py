@@ -211,7 +211,7 @@ class _Facts:
                     self._add(tar, entry, tree)
         except (tarfile.TarError, ValueError) as error:
             # ValueError: tarfile's own for extended headers that make no sense
-            raise UnsoundLayer(f"a layer is not a sound tar: {error}") from None
+            raise UnsoundLayer(f"a layer is not a sound tar: {error}") from error
         # The digest is that of all bytes, and tarfile stops at the tar's own end, or at a header that it
         # cannot read: nothing behind it may go unseen.
         self._look_behind(tree)

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 OVERLAP_BYTES = 4096
 """Of each piece of a file, seen again with the next one, so that nothing is missed between two."""
 _LEAST_LITERAL = 12
-_SECRET_NAME = re.compile(
+SECRET_NAME = re.compile(
     r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL)(_ID)?$", re.IGNORECASE
 )
 _BEFORE_BYTES = 256
@@ -161,7 +161,7 @@ class SecretScanner:
             literals=tuple(
                 (name, value.encode())
                 for name, value in sorted(env.items())
-                if _SECRET_NAME.search(name) and len(value) >= _LEAST_LITERAL
+                if SECRET_NAME.search(name) and len(value) >= _LEAST_LITERAL
             )
         )
 

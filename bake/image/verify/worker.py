@@ -101,8 +101,8 @@ def read_worker(engine: Engine, image: str) -> Worker:
     with engine.container(image, run=f"inspect {image}", command=[]) as container:
         try:
             return Worker.from_json(_read_file(container, WORKER_FILE).decode())
-        except (NotFound, ValueError, TypeError):
-            raise VerifyError(f"{WORKER_FILE} is missing or cannot be read", where=image) from None
+        except (NotFound, ValueError, TypeError) as error:
+            raise VerifyError(f"{WORKER_FILE} is missing or cannot be read", where=image) from error
 
 
 def _judge(

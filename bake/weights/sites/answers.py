@@ -58,7 +58,7 @@ def ask(
         except RetryableError as failure:
             wait_s = failure.wait_s or backoff_s * 2 ** (attempt - 1)
             if attempt >= min(ATTEMPTS, failure.attempts or ATTEMPTS) or wait_s > MAX_RETRY_AFTER_S:
-                raise failure.failure from None
+                raise failure.failure from failure
         time.sleep(wait_s)
     raise AssertionError("unreachable")
 
@@ -69,7 +69,7 @@ def _ask_once(client: Client, url: str, *, method: str, explain: Explain) -> req
             url, method=method, headers={"Accept": "application/json"}, stream=True
         )
     except requests.RequestException as error:
-        raise transport_failure(error, url) from None
+        raise transport_failure(error, url) from error
     if response.status_code < 400:
         return response
     with response:

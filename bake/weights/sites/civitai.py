@@ -84,7 +84,9 @@ def published_sha256(context: Context, _source: Source, pin: Pin) -> str | None:
 def newer_civitai(context: Context, _source: Source, pin: Pin) -> list[Newer]:
     """Versions of the same model that were published later, the newest first."""
     if pin.model_id is None:
-        raise SourceError("the lock does not know the pin's model", where=pin.key, hint="bake lock")
+        raise SourceError(
+            "the lock does not know the pin's model", where=pin.key, hint="bake lock MANIFEST"
+        )
     with _client(context) as client:
         url = f"{context.settings.civitai_url}/api/v1/models/{pin.model_id}"
         model = get_json(client, url, explain=explain_api, backoff_s=context.settings.backoff_s)

@@ -11,7 +11,7 @@ import requests
 
 from bake.weights.sites.answers import is_html, read_json
 from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
-from runtime.files.errors import WeightsError
+from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.policy import show_url
 
 TokenState = Literal["none", "valid", "invalid", "unknown"]
@@ -68,7 +68,7 @@ def explain_download(
     return explain_plainly(response, url)
 
 
-_PLAIN = {
+_PLAIN: dict[int, tuple[FailureKind, str, str]] = {
     400: (
         "http",
         "CivitAI does not accept the request (400)",

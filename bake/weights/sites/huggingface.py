@@ -19,7 +19,7 @@ from bake.weights.sources import Source
 from bake.weights.transfer.remote import Remote
 from runtime.files.addresses import HUGGING_FACE, hub_file
 from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
-from runtime.files.errors import WeightsError
+from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url
 
@@ -161,7 +161,7 @@ def explain(response: requests.Response, url: str) -> Exception:
     return explain_plainly(response, url)
 
 
-_BY_STATUS = {
+_BY_STATUS: dict[int, tuple[FailureKind, str, str]] = {
     401: (
         "login",
         "the hub does not show the repository (401): it is missing, private or gated, "
@@ -174,7 +174,7 @@ _BY_STATUS = {
         "give the token read access to it",
     ),
 }
-_BY_CODE = {
+_BY_CODE: dict[str, tuple[FailureKind, str, str]] = {
     "RepoNotFound": (
         "missing",
         "there is no such repository, or it is private and the token does not open it",

@@ -60,7 +60,7 @@ def take_file(context: Context, source: Source, *, where: str, expected: str | N
                 raise SourceError(
                     f"the file has SHA256 {found}, the lock says {expected}: it was changed",
                     where=f"{where} at {path}",
-                    hint="bake lock, if the change is meant",
+                    hint="bake lock MANIFEST, if the change is meant",
                 )
             context.store.admit(part, found)
         finally:

@@ -210,7 +210,7 @@ class Download:
                     return
             except RetryableError as failure:
                 if not self._pass.has_ranges:
-                    raise RestartError(failure.failure.what) from None
+                    raise RestartError(failure.failure.what) from failure
                 if failure.reached is not None and failure.reached > at:
                     at, patience = failure.reached, self._patience()
                 self._pass.give_back(number, at, end, patience.is_alone_in_failing)
@@ -264,7 +264,7 @@ class Download:
                 at += self._write(handle, chunk if end is None else chunk[: end - at], at)
                 pace.count(len(chunk), self.remote.url)
         except (HTTPError, OSError, RetryableError) as error:
-            raise self._interrupted(error, at) from None
+            raise self._interrupted(error, at) from error
         finally:
             with self.part.lock:
                 self._pass.live.pop(threading.get_ident(), None)

@@ -72,7 +72,7 @@ class Remote:
                     # The origin knows another storage host, perhaps; it is asked by one connection only.
                     if self.location == location:
                         self.location = None
-            raise transport_failure(error, self.url) from None
+            raise transport_failure(error, self.url) from error
 
     def _failure(self, response: requests.Response, at: str, *, is_fresh: bool) -> Exception:
         if at == self.url or response.status_code not in _EXPIRED:
