@@ -30,7 +30,7 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
             continue
         if isinstance(node, ast.JoinedStr):
             yield node.lineno, "".join(
-                part.value if isinstance(part, ast.Constant) else "some/file.yaml"
+                str(part.value) if isinstance(part, ast.Constant) else "some/file.yaml"
                 for part in node.values
             )  # fmt: skip
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
