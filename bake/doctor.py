@@ -12,7 +12,8 @@ from typing import Literal
 
 from bake.console import Console, format_bytes
 from bake.errors import BakeError
-from bake.image.engine.docker import Engine, buildx_version
+from bake.image.engine.buildx import buildx_version
+from bake.image.engine.docker import Engine
 from bake.settings import Settings
 
 Severity = Literal["ok", "warning", "error"]

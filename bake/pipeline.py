@@ -155,7 +155,9 @@ def pin_sources(context: Context, *, locked: bool) -> Lock:
 
 def plan_run(context: Context, lock: Lock, engine: Engine) -> Run:
     """Looks at what is there, and decides which steps run."""
-    base = plan_base(context.manifest, build_args=context.options.build_args)
+    base = plan_base(
+        context.manifest, build_args=context.options.build_args, settings=context.settings
+    )
     folder, saved = context.folder, saved_image(context.folder)
     kinds = {kind.name: kind for kind in STEPS}
     situation = Situation(

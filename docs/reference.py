@@ -1,4 +1,4 @@
-"""Writes what is published of the worker from its own tables: the request's schema and the reference tables.
+"""Writes what is published of the worker and of bake from their own tables: schema and reference tables.
 
 `make schema` runs it; tests/unit/test_published.py fails while a written file is stale.
 """
@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bake.settings import variables
 from runtime.errors import CODES
 from runtime.job.fields import FIELDS, LIMITS, LORA_FIELDS, OVERRIDES, Field
 from runtime.settings import Settings
@@ -151,6 +152,14 @@ def settings_table() -> str:
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 
 
+def bake_table() -> str:
+    rows = [
+        f"| `{each.name}` | {f'`{each.default}`' if each.default else ''} | {each.meaning} |"
+        for each in variables()
+    ]
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
+
+
 def error_table() -> str:
     rows = [
         f"| `{name}` | {'yes' if retryable else 'no'} | {meaning} |"
@@ -166,6 +175,7 @@ def fill_in(text: str) -> str:
         "overrides": override_table,
         "limits": limit_table,
         "settings": settings_table,
+        "bake": bake_table,
         "errors": error_table,
     }
 
@@ -179,7 +189,7 @@ def fill_in(text: str) -> str:
 
 def make_files() -> dict[Path, str]:
     """Every written file with the text that it should have."""
-    pages = (DOCS / "request.md", DOCS / "operations.md")
+    pages = (DOCS / "request.md", DOCS / "operations.md", DOCS / "cli.md")
     files = {page: fill_in(page.read_text(encoding="utf-8")) for page in pages}
     files[DOCS / "request.schema.json"] = json.dumps(make_schema(), indent=2) + "\n"
     return files

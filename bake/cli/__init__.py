@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ _OF_THE_MACHINE = (
 """What a file that is written anywhere can fail with and no code of ours can mend."""
 
 
+_TRUE = ("1", "true", "yes", "on")
 _BUG = (
     "a fault of bake itself, not of what it was asked for: {kind}",
     "run it again with --debug, and report what it prints",
@@ -88,7 +90,6 @@ class LazyGroup(click.Group):
 debug_option = click.option(
     "--debug",
     is_flag=True,
-    envvar="BAKE_DEBUG",
     expose_value=False,
     callback=_set_debug,
     help="Show where an error comes from: its causes and tracebacks, with tokens masked.",
@@ -100,6 +101,10 @@ debug_option = click.option(
 @debug_option
 def cli() -> None:
     """Turn a model manifest into a container image whose workers start fast."""
+    from bake.settings import Settings  # noqa: PLC0415  # `bake --help` needs none
+
+    # Whatever the command is: what does not fit in the environment is said before anything is done.
+    Settings.from_environment()
 
 
 def _raise_terminated(_signum: int, _frame: FrameType | None) -> NoReturn:
@@ -111,7 +116,7 @@ def _fail(error: BakeError, state: State, *, cause: BaseException | None = None)
     if state.debug:
         import traceback  # noqa: PLC0415  # not needed on the good way
 
-        from bake.mask import mask_secrets  # noqa: PLC0415
+        from bake.secrets import mask_secrets  # noqa: PLC0415
 
         shown = "".join(traceback.format_exception(cause or error))
         click.echo(mask_secrets(shown), err=True, nl=False)
@@ -122,7 +127,7 @@ def _fail(error: BakeError, state: State, *, cause: BaseException | None = None)
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs `bake` and exits: 0 done, 2 to 7 as `bake.errors` says, 1 for faults of ours, 130 and 143 when interrupted."""
     signal.signal(signal.SIGTERM, _raise_terminated)
-    state = State()
+    state = State(debug=os.environ.get("BAKE_DEBUG", "").strip().lower() in _TRUE)
     try:
         # click returns, rather than raises, the code of --help and ctx.exit()
         code: Any = cli.main(args=args, prog_name="bake", standalone_mode=False, obj=state)

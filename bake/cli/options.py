@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -91,9 +91,30 @@ def parse_build_args(texts: tuple[str, ...]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
-            raise ManifestError(f"{text!r} is not NAME=VALUE", where="--build-arg")
+            # the value may be a secret
+            shown = f"{name}=…" if equals else name
+            raise ManifestError(f"{shown!r} is not NAME=VALUE", where="--build-arg")
         pairs[name] = value
+    refuse_secrets(pairs)
     return pairs
+
+
+def refuse_secrets(pairs: Mapping[str, str]) -> None:
+    """Build arguments are in an image's history, and in what bake keeps of a step.
+
+    Raises:
+        ManifestError: a value gives a secret away; it is not shown.
+    """
+    from bake.secrets import REMEDY, find_secret  # noqa: PLC0415  # loaded when a command runs
+
+    for name, value in pairs.items():
+        reason = find_secret(value)
+        if reason:
+            raise ManifestError(
+                f"the build argument {name} {reason}, which would be in the image's history",
+                where="--build-arg",
+                hint=REMEDY,
+            )
 
 
 def make_context(

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from bake.errors import did_you_mean
 from bake.manifest.model import FAMILIES, OWN_WORDS, SOURCE_FORM, Manifest
 from bake.manifest.yaml import Document, KeyPath
+from bake.secrets import REMEDY, find_secret
 from bake.weights.sources import SourceFormError, parse_source
 
 
@@ -38,7 +39,7 @@ def find_problems(document: Document, errors: Sequence[ErrorDetails] = ()) -> li
         for key, line in document.duplicates
     ]
     found += [_of_pydantic(each, document) for each in errors]
-    found += [*_of_base(document), *_of_sources(document)]
+    found += [*_of_base(document), *_of_build_arguments(document), *_of_sources(document)]
     return sorted(found)
 
 
@@ -63,6 +64,17 @@ def _of_base(document: Document) -> Iterator[Problem]:
         yield _at(document, ("base",), text)
     elif "context" in given and "dockerfile" not in given:
         yield _at(document, ("base",), "`context` needs `dockerfile`")
+
+
+def _of_build_arguments(document: Document) -> Iterator[Problem]:
+    """Secrets in them would be in the image's history."""
+    base = document.data.get("base")
+    args = base.get("args") if isinstance(base, dict) else None
+    for name, value in args.items() if isinstance(args, dict) else ():
+        reason = find_secret(value) if isinstance(value, str) else None
+        if reason:
+            text = f"{reason}, which would be in the image's history; {REMEDY}"
+            yield _at(document, ("base", "args", name), text)
 
 
 def _of_sources(document: Document) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from bake.plan.state import Document
 
 SHAPES_NOTHING = {
     "bake.assets": "finds files, whose contents are in the keys",
+    "bake.certificates": "whom to trust; what comes from there is known by its digest",
     "bake.console": "talks",
     "bake.errors": "words of failures",
     "bake.process": "runs a command as it is given, and keeps its output in a log",

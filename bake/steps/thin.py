@@ -34,7 +34,7 @@ def _of_both(situation: Situation) -> Document:
     return {
         "Dockerfile.final": hash_tree(assets.DOCKERFILE_FINAL),
         "python image": args.get("PYTHON_IMAGE", ""),
-        **sources_of(__name__),
+        **sources_of(__name__, "bake.image.engine.buildx"),
     }
 
 

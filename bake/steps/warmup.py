@@ -106,6 +106,8 @@ def warm_up_base(run: Run, worker: Worker, base: str) -> Mapping[str, Any]:
                 harvest=harvest,
                 scratch=scratch,
                 log=folder.log("warmup"),
+                start_timeout_s=context.settings.warmup_start_timeout_s,
+                draw_timeout_s=context.settings.warmup_draw_timeout_s,
                 console=context.console,
             )
             shutil.rmtree(folder.root / "harvest", ignore_errors=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bake.certificates import trusted_certificates
 from bake.console import Console
 from bake.errors import BakeError, MachineError, ManifestError, SourceError
 from bake.lock import Licence
@@ -39,11 +40,12 @@ class Context:
     ) -> Client:
         """A client for one provider; the caller closes it."""
         settings = self.settings
+        certificates = trusted_certificates(settings)
         return Client(
             policy,
             timeouts=Timeouts(stall_s=settings.stall_s),
             credentials=credentials,
-            ca_bundle=str(settings.ca_bundle) if settings.ca_bundle else None,
+            ca_bundle=str(certificates) if certificates else None,
             proxies_from_environment=True,
             login_hint=login_hint,
         )

@@ -13,6 +13,7 @@ from bake.errors import BuildError, ManifestError
 from bake.image.build.base import BasePlan, build_base, plan_base
 from bake.image.engine.docker import Engine
 from bake.manifest.load import parse_manifest
+from bake.settings import Settings
 from runtime.files.locks import locked
 
 GOOD = """\
@@ -28,7 +29,7 @@ PLAIN = "ARG PYTHON_IMAGE=python:3.10\nFROM ${PYTHON_IMAGE}\nARG GREETING=hello\
 
 def plan(tmp_path: Path, more: str = "", **build_args: str) -> BasePlan:
     manifest = parse_manifest(GOOD + more, tmp_path / "a-model.yaml")
-    return plan_base(manifest, build_args=build_args, environ={"BAKE_CACHE": str(tmp_path)})
+    return plan_base(manifest, build_args=build_args, settings=Settings(cache=tmp_path))
 
 
 class Builder:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bake.mask import mask_secrets
+from bake.secrets import mask_secrets
 
 ROOT = Path(__file__).parents[2]
 

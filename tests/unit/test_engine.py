@@ -9,28 +9,47 @@ import pytest
 
 from bake.console import Console
 from bake.errors import MachineError
-from bake.image.engine.docker import Engine, build_secrets, buildx_version
+from bake.image.engine.buildx import build_secrets, buildx_version, docker_environment
+from bake.image.engine.docker import Engine
 
 
 def test_a_build_is_lent_what_the_machine_has(tmp_path: Path) -> None:
-    bundle, conf = tmp_path / "ca.pem", tmp_path / "pip.conf"
-    bundle.touch()
-    conf.touch()
-    assert build_secrets({"SSL_CERT_FILE": str(bundle), "PIP_CONFIG_FILE": str(conf)}) == [
-        "--secret", f"id=ca_bundle,src={bundle}", "--secret", f"id=pip_conf,src={conf}",
+    files = {name: tmp_path / name for name in ("ca.pem", "pip.conf", "git")}
+    for file in files.values():
+        file.write_text("-----BEGIN CERTIFICATE-----\n")
+    environment = {
+        "SSL_CERT_FILE": str(files["ca.pem"]),
+        "PIP_CONFIG_FILE": str(files["pip.conf"]),
+        "BAKE_GIT_CREDENTIALS": str(files["git"]),
+    }
+    assert build_secrets(environment) == [
+        "--secret", f"id=ca_bundle,src={files['ca.pem']}",
+        "--secret", f"id=pip_conf,src={files['pip.conf']}",
+        "--secret", f"id=git_credentials,src={files['git']}",
     ]  # fmt: skip
-
-
-def test_our_own_variable_wins(tmp_path: Path) -> None:
-    ours = tmp_path / "ours.pem"
-    ours.touch()
-    found = build_secrets({"BAKE_CA_BUNDLE": str(ours), "SSL_CERT_FILE": "/elsewhere"})
-    assert found == ["--secret", f"id=ca_bundle,src={ours}"]
 
 
 @pytest.mark.parametrize("path", ["", os.devnull, "/no/such/file"])
 def test_what_is_not_there_is_not_lent(path: str) -> None:
-    assert build_secrets({"SSL_CERT_FILE": path, "PIP_CONFIG_FILE": path}) == []
+    assert build_secrets({"SSL_CERT_FILE": "", "PIP_CONFIG_FILE": path}) == []
+
+
+def test_docker_gets_what_it_needs_and_no_token(tmp_path: Path) -> None:
+    needed = {
+        "PATH": "/bin", "HOME": str(tmp_path), "DOCKER_HOST": "unix:///x", "DOCKER_CONFIG": str(tmp_path),
+        "BUILDX_BUILDER": "b", "https_proxy": "http://p", "NO_PROXY": "x", "SSL_CERT_FILE": "/c", "LC_ALL": "C",
+    }  # fmt: skip
+    others = {
+        "HF_TOKEN": "t", "CIVITAI_TOKEN": "t", "RUNPOD_API_KEY": "k", "BAKE_STORE": "/s", "PYTHONPATH": "/p",
+        "SOURCE_DATE_EPOCH": "1",
+    }  # fmt: skip
+    cloud = {"AWS_SECRET_ACCESS_KEY": "s", "GOOGLE_APPLICATION_CREDENTIALS": "/g"}
+    assert docker_environment({**needed, **others, **cloud}) == needed
+    config = tmp_path / "config.json"
+    config.write_text('{"credHelpers": {"1.dkr.ecr.example": "ecr-login"}}')
+    assert docker_environment({**needed, **others, **cloud}) == {**needed, **cloud}
+    config.write_text("[")
+    assert docker_environment({**needed, **cloud}) == needed
 
 
 def test_no_engine_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ EXPECTED = {
     "bake/image/build/base.py": "base",
     "bake/image/build/dockerfile.py": "base",
     "bake/image/build/wheel.py": "base",
+    "bake/image/engine/buildx.py": "base environment runtime",
     # what the warm-up executes, on both sides
     "bake/image/build/warmup.py": "warmup",
     "bake/image/build/warmup_inside.py": "warmup",
@@ -80,6 +81,7 @@ from bake.pipeline import STEPS
 from bake.plan.plan import plan_bake
 from bake.plan.state import Record
 from bake.plan.step import Options, Situation
+from bake.settings import Settings
 
 TEXT = '''
 name: a-model
@@ -96,7 +98,7 @@ def plan(records):
               file_name="a.safetensors", size_bytes=1, sha256="a" * 64, url="")
     return plan_bake(STEPS, Situation(
         manifest=manifest, lock=Lock(manifest_name="a-model", family="sd1", pins=(pin,)),
-        options=Options(build_args={}), base=plan_base(manifest, build_args={}).document,
+        options=Options(build_args={}), base=plan_base(manifest, build_args={}, settings=Settings()).document,
         record=records.get, exists=lambda name, result: True, missing_pins=()))
 """
 """Defines `plan(records)`, for a process whose `bake` is another one than ours."""

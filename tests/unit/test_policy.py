@@ -145,7 +145,7 @@ def test_a_name_that_changes_its_address_gains_nothing(monkeypatch: pytest.Monke
     [
         ("/login?returnUrl=x", "login"),
         ("https://a.example/signin", "login"),
-        ("https://b.example/x", "host"),
+        ("https://b.example/x", "unlisted"),
         ("http://a.example/x", "host"),
         ("//10.0.0.1/x", "host"),
     ],

@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from bake.certificates import trusted_certificates
+from bake.console import Console
 from bake.errors import ManifestError
-from bake.settings import Settings
+from bake.image.engine.buildx import build_secrets
+from bake.image.registry.transport import RegistryOptions
+from bake.settings import Settings, variables
+from bake.weights.context import Context
+from bake.weights.store import Store
+from runtime.files.policy import HostPolicy
 
 TOKEN = "secret-0123456789"
 
@@ -78,13 +85,98 @@ def test_loopback_may_be_plain_http() -> None:
 
 
 def test_certificates_of_the_network(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.pem", tmp_path / "b.pem"
-    first.touch()
-    second.touch()
-    environment = {"REQUESTS_CA_BUNDLE": str(first)}
-    assert Settings.from_environment(environment).ca_bundle == first
-    environment["BAKE_CA_BUNDLE"] = str(second)
-    assert Settings.from_environment(environment).ca_bundle == second
-    second.unlink()
-    with pytest.raises(ManifestError, match=r"b\.pem does not exist"):
-        Settings.from_environment(environment)
+    system, ours = (
+        certificates(tmp_path / "a.pem", "system"),
+        certificates(tmp_path / "b.pem", "ours"),
+    )
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        settings = Settings.from_environment({name: str(system)})
+        assert trusted_certificates(settings) == system, "in place of the system's, as it stands"
+    environment = {
+        "SSL_CERT_FILE": str(system),
+        "BAKE_CA_BUNDLE": str(ours),
+        "BAKE_CACHE": str(tmp_path),
+    }
+    both = trusted_certificates(Settings.from_environment(environment))
+    assert both is not None
+    assert (
+        both.read_bytes() == system.read_bytes().strip() + b"\n" + ours.read_bytes().strip() + b"\n"
+    )
+    assert trusted_certificates(Settings.from_environment(environment)) == both
+    del environment["SSL_CERT_FILE"]
+    added = trusted_certificates(Settings.from_environment(environment))
+    assert added is not None
+    assert added.stat().st_size > both.stat().st_size + 1000, "the system's own stay trusted"
+    assert added.read_bytes().endswith(ours.read_bytes())
+    assert trusted_certificates(Settings.from_environment({})) is None
+
+
+def certificates(path: Path, name: str) -> Path:
+    path.write_text(f"-----BEGIN CERTIFICATE-----\n{name}\n-----END CERTIFICATE-----\n")
+    return path
+
+
+def test_sources_registries_and_builds_trust_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = str(certificates(tmp_path / "ca.pem", "ours"))
+    environment = {"BAKE_CA_BUNDLE": bundle, "BAKE_CACHE": str(tmp_path)}
+    settings = Settings.from_environment(environment)
+    wanted = trusted_certificates(settings)
+    assert RegistryOptions.from_environment(environment).ca_bundle == wanted
+    assert build_secrets(environment) == ["--secret", f"id=ca_bundle,src={wanted}"]
+    context = Context(settings=settings, store=Store(tmp_path), console=Console(quiet=True))
+    with context.client(HostPolicy()) as client:
+        assert client.session.verify == str(wanted)
+
+
+BAD = {
+    "BAKE_STORE": "~no-such-user-of-mine/x",
+    "BAKE_CACHE": "~no-such-user-of-mine/x",
+    "BAKE_XFORMERS_WHEEL": "~no-such-user-of-mine/x",
+    "BAKE_GIT_CREDENTIALS": "~no-such-user-of-mine/x",
+    "BAKE_BUILD_ARGS": "PYTHON_IMAGE",
+    "BAKE_DEVICE": "gpu",
+    "BAKE_WARMUP_START_TIMEOUT_S": "abc",
+    "BAKE_WARMUP_DRAW_TIMEOUT_S": "0",
+    "BAKE_CA_BUNDLE": "/no/such/file",
+    "SSL_CERT_FILE": "/dev/null",
+    "BAKE_PUSH_CHUNK_MIB": "1.5",
+    "BAKE_PUSH_PARALLEL": "-1",
+    "BAKE_STORAGE_HOSTS": "https://x/",
+    "BAKE_CONNECTIONS": "٣",
+    "BAKE_STALL_SECONDS": "soon",
+    "BAKE_DEBUG": "maybe",
+    "CIVITAI_BASE_URL": "mirror",
+    "HF_ENDPOINT": "ftp://mirror",
+    "CIVITAI_TOKEN": "two words",
+    "HF_TOKEN": "ümlaut",
+}
+
+
+def test_every_variable_of_the_table_is_checked() -> None:
+    assert set(BAD) == {each.name for each in variables()}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_a_bad_value_is_named_with_what_was_expected(name: str) -> None:
+    with pytest.raises(ManifestError) as raised:
+        Settings.from_environment({name: BAD[name]})
+    assert raised.value.exit_code == 2
+    shown = str(raised.value)
+    assert shown.startswith(f"{name}: ")
+    assert ("TOKEN" in name) != (BAD[name] in shown or "mirror" in shown), "secrets are not shown"
+    assert any(word in shown for word in ("expected", "not an https address", "no token has"))
+
+
+def test_all_bad_values_are_named_at_once() -> None:
+    with pytest.raises(ManifestError, match="the environment has 20 mistakes") as raised:
+        Settings.from_environment(BAD)
+    assert all(f"  {name}: " in str(raised.value) for name in BAD)
+
+
+def test_the_warm_up_s_deadlines() -> None:
+    environment = {"BAKE_WARMUP_START_TIMEOUT_S": "60", "BAKE_WARMUP_DRAW_TIMEOUT_S": " 70 "}
+    settings = Settings.from_environment(environment)
+    assert (settings.warmup_start_timeout_s, settings.warmup_draw_timeout_s) == (60, 70)
+    assert Settings().warmup_start_timeout_s == 900

@@ -17,7 +17,6 @@ from bake.image.build.wheel import (
     plan_wheel,
     provide_wheel,
     wheel_architectures,
-    wheel_cache,
 )
 from bake.image.engine.docker import Engine
 
@@ -190,8 +189,3 @@ def test_a_ready_made_wheel_that_is_not_there_or_none_is_refused(tmp_path: Path)
     (tmp_path / NAME).write_bytes(b"<html>")
     with pytest.raises(ManifestError, match="not a ZIP archive"):
         plan(brought=tmp_path / NAME)
-
-
-def test_wheels_lie_under_the_cache_that_the_environment_names(tmp_path: Path) -> None:
-    assert wheel_cache({"BAKE_CACHE": str(tmp_path)}) == tmp_path / "wheels"
-    assert wheel_cache({}).parts[-3:] == (".cache", "bakery", "wheels")

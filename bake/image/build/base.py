@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,15 @@ from bake.image.build.wheel import (
     BUILD_STAGE,
     STAGE,
     WheelPlan,
-    brought_wheel,
     plan_wheel,
     provide_wheel,
-    wheel_cache,
 )
 from bake.image.engine.docker import Engine
 from bake.manifest.gpus import find_gpu
 from bake.manifest.model import Manifest
 from bake.plan.code import sources_of
 from bake.plan.state import Document, key_of
+from bake.settings import Settings
 from runtime.files.locks import locked
 
 BASE_REPOSITORY = "bakery.local/base"
@@ -65,19 +63,18 @@ def plan_base(
     manifest: Manifest,
     *,
     build_args: Mapping[str, str],
-    environ: Mapping[str, str] | None = None,
+    settings: Settings,
 ) -> BasePlan:
     """Decides how the base is made; reads files, runs nothing.
 
     Args:
         manifest: Its `base` and `gpu` count.
         build_args: From the command line; they win over the manifest's.
-        environ: BAKE_CACHE and BAKE_XFORMERS_WHEEL, by default from the process.
+        settings: Where wheels are kept, and a ready-made one.
 
     Raises:
         ManifestError: the Dockerfile is missing, an argument is unknown to it, or the card is not named.
     """
-    environ = os.environ if environ is None else environ
     args = {**manifest.base.args, **build_args}
     if manifest.base.image:
         return BasePlan(
@@ -94,12 +91,12 @@ def plan_base(
             )
         args[_ARCHITECTURE] = find_gpu(manifest.gpu).cuda_architecture
     _check_names(args, dockerfile, path)
-    wheel = _plan_wheel(dockerfile, context, args, environ)
+    wheel = _plan_wheel(dockerfile, context, args, settings)
     document = {
         "dockerfile": hashlib.sha256(path.read_bytes()).hexdigest(),
         "context": hash_context(context, path),
         **{f"argument {name}": value for name, value in sorted(args.items())},
-        **sources_of(__name__),
+        **sources_of(__name__, "bake.image.engine.buildx"),
     }
     if wheel is not None:
         document["xformers wheel"] = wheel.key
@@ -109,7 +106,7 @@ def plan_base(
         dockerfile=path,
         context=context,
         wheel=wheel,
-        wheels=wheel_cache(environ),
+        wheels=settings.cache / "wheels",
     )
 
 
@@ -212,7 +209,7 @@ def _check_names(args: Mapping[str, str], dockerfile: Dockerfile, path: Path) ->
 
 
 def _plan_wheel(
-    dockerfile: Dockerfile, context: Path, args: Mapping[str, str], environ: Mapping[str, str]
+    dockerfile: Dockerfile, context: Path, args: Mapping[str, str], settings: Settings
 ) -> WheelPlan | None:
     if dockerfile.stage(STAGE) is None:
         return None
@@ -220,4 +217,4 @@ def _plan_wheel(
         name: (context / name).read_text(encoding="utf-8") if (context / name).is_file() else ""
         for name in ("torch.txt", "xformers.txt")
     }
-    return plan_wheel(dockerfile, build_args=args, locks=locks, brought=brought_wheel(environ))
+    return plan_wheel(dockerfile, build_args=args, locks=locks, brought=settings.xformers_wheel)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from bake.plan.step import DeviceChoice
 from runtime.worker import HOME, WORKER_FILE, Device, Worker
 
 INSIDE = PurePosixPath("/warmup")
-_START_TIMEOUT_S = int(os.environ.get("BAKE_WARMUP_START_TIMEOUT_S", "900"))
-_DRAW_TIMEOUT_S = int(os.environ.get("BAKE_WARMUP_DRAW_TIMEOUT_S", "1800"))
 _STOP_GRACE_S = 120
 _SCRIPT = Path(__file__).with_name("warmup_inside.py")
 
@@ -57,6 +54,8 @@ def warm_up(
     harvest: Path,
     scratch: Path,
     log: Path,
+    start_timeout_s: int,
+    draw_timeout_s: int,
     console: Console,
 ) -> WarmupResult:
     """Draws the manifest's warm-up picture and fills `harvest` with the caches that it left.
@@ -73,6 +72,8 @@ def warm_up(
         harvest: An empty folder; its top stands for the image's root.
         scratch: A folder for the exchange with the container.
         log: Takes the webui's output.
+        start_timeout_s: Until the model is loaded.
+        draw_timeout_s: Then until the picture is drawn.
         console: Says on which device it ran.
 
     Raises:
@@ -83,7 +84,15 @@ def warm_up(
         exchange = scratch / chosen
         exchange.mkdir()
         (exchange / "request.json").write_text(
-            json.dumps(_request(request, chosen)), encoding="utf-8"
+            json.dumps(
+                {
+                    "device": chosen,
+                    "start_timeout_s": start_timeout_s,
+                    "draw_timeout_s": draw_timeout_s,
+                    "payload": request.model_dump(),
+                }
+            ),
+            encoding="utf-8",
         )
         (scratch / "worker.json").write_text(worker.to_json(), encoding="utf-8")
         mounts = _mounts(weights, runtime=runtime, exchange=exchange, scratch=scratch)
@@ -98,7 +107,7 @@ def warm_up(
                 raise BuildError(f"the warm-up container does not start: {reason}") from error
             if chosen == "cpu" and device == "auto":
                 console.say("no GPU in this engine: warming up on the CPU")
-            status = _wait(container)
+            status = _wait(container, start_timeout_s + draw_timeout_s + _STOP_GRACE_S)
             _keep_log(exchange / "webui.log", container, log)
             answer = _read_answer(exchange, container, status=status, log=log)
             _judge(answer, worker, request)
@@ -125,15 +134,6 @@ def _is_missing_gpu(reason: str) -> bool:
     return any(
         sign in reason for sign in ("could not select device driver", "nvidia-container-cli", "CDI")
     )
-
-
-def _request(request: Warmup, device: Device) -> dict[str, Any]:
-    return {
-        "device": device,
-        "start_timeout_s": _START_TIMEOUT_S,
-        "draw_timeout_s": _DRAW_TIMEOUT_S,
-        "payload": request.model_dump(),
-    }
 
 
 def _mounts(
@@ -169,9 +169,8 @@ def _options(worker: Worker, device: Device, mounts: list[Mount]) -> dict[str, A
     }
 
 
-def _wait(container: Container) -> int:
+def _wait(container: Container, timeout_s: int) -> int:
     """The exit status; the script inside has its own deadlines, ours is for when it hangs itself."""
-    timeout_s = _START_TIMEOUT_S + _DRAW_TIMEOUT_S + _STOP_GRACE_S
     try:
         return int(container.wait(timeout=timeout_s)["StatusCode"])
     except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError) as error:

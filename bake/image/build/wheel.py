@@ -7,7 +7,6 @@ depends on, and lies outside of any builder's cache.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import struct
@@ -26,7 +25,6 @@ from bake.plan.state import Document, key_of
 STAGE = "xformers"
 """The stage whose tree is the wheel, and the named context that takes its place."""
 BUILD_STAGE = "xformers-build"
-DEFAULT_CACHE = Path("~/.cache/bakery/wheels")
 _NO_INFLUENCE = {"MAX_JOBS"}
 _FATBIN_MAGIC = struct.pack("<I", 0xBA55ED50)
 _FATBIN_ELF = 2
@@ -90,12 +88,6 @@ def plan_wheel(
         digest = hashlib.sha256(brought.read_bytes()).hexdigest()
         document = {"ready-made wheel": digest, "CUDA_ARCHITECTURE": architecture}
     return WheelPlan(document=document, architecture=architecture, brought=brought)
-
-
-def wheel_cache(environ: Mapping[str, str]) -> Path:
-    """The folder that compiled wheels are kept in: BAKE_CACHE, else one in the user's cache."""
-    folder = environ.get("BAKE_CACHE")
-    return (Path(folder) / "wheels" if folder else DEFAULT_CACHE).expanduser().absolute()
 
 
 def find_wheel(folder: Path) -> Path | None:
@@ -239,9 +231,3 @@ def _pinned(lock: str, package: str) -> str:
             f"does not pin {package}", where="requirements", hint="run `make locks` again"
         )
     return found[1]
-
-
-def brought_wheel(environ: Mapping[str, str] | None = None) -> Path | None:
-    """The ready-made wheel that the environment names, if it names one."""
-    path = (os.environ if environ is None else environ).get("BAKE_XFORMERS_WHEEL")
-    return Path(path).expanduser().absolute() if path else None

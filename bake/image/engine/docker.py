@@ -1,7 +1,6 @@
-"""The one gateway to a Docker Engine: the SDK for images and containers, buildx for Dockerfiles.
+"""The one gateway to a Docker Engine: the SDK for images and containers, `buildx` for Dockerfiles.
 
-The SDK's `build()` knows neither BuildKit nor secrets, and the CLI cannot tell a container's fault
-from its own, so each is used for what it is good at.
+The CLI cannot tell a container's fault from its own, so it is used for builds only.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from docker.models.containers import Container
 
 from bake.console import Console
 from bake.errors import BuildError, MachineError
-from bake.process import CommandError, run_command
+from bake.image.engine.buildx import build_image, docker_environment
 
 MINIMUM_MAJOR = 23
 """Older engines lack BuildKit's named contexts and `COPY --link`."""
@@ -48,7 +47,7 @@ class Engine:
         self._console = console
         self._client: docker.DockerClient | None = None
         self.environment = dict(os.environ)
-        """The environment in which the docker CLI reaches the same engine."""
+        """The environment in which the same engine is reached."""
 
     def __enter__(self) -> Engine:
         self._client = _connect(self.environment)
@@ -122,7 +121,7 @@ class Engine:
         return str(pulled.id)
 
     def buildx(self, arguments: Sequence[str], *, log: Path, what: str) -> None:
-        """Runs `docker buildx build` with the machine's CA bundle and pip settings as secrets.
+        """Runs `docker buildx build` with what this machine lends as secrets (`bake.image.engine.buildx`).
 
         Args:
             arguments: What follows `docker buildx build`; the context comes last.
@@ -133,18 +132,9 @@ class Engine:
             BuildError: the build failed; with the end of its output.
             MachineError: buildx is not installed.
         """
-        command = [
-            "docker", "buildx", "build", "--progress", "plain", "--network", "host",
-            *build_secrets(self.environment), *arguments,
-        ]  # fmt: skip
-        buildx_version(self.environment)
-        try:
-            run_command(command, log=log, console=self._console, environment=self.environment)
-        except CommandError as error:
-            raise BuildError(
-                f"{what} failed to build:\n    " + "\n    ".join(error.last_lines),
-                hint=f"the whole output is in {log}",
-            ) from error
+        build_image(
+            arguments, environment=self.environment, log=log, console=self._console, what=what
+        )
 
     @contextmanager
     def container(self, image: str, *, run: str, **options: Any) -> Iterator[Container]:
@@ -168,44 +158,6 @@ class Engine:
         for container in left:
             _remove(container)
         return len(left)
-
-
-def buildx_version(environment: Mapping[str, str]) -> str:
-    """What `docker buildx version` says.
-
-    Raises:
-        MachineError: docker's command line or its buildx is not installed.
-    """
-    hint = "install the package docker-buildx-plugin (Docker's) or docker-buildx (Debian's)"
-    if shutil.which("docker", path=environment.get("PATH")) is None:
-        raise MachineError("the docker command is not installed", hint=hint)
-    shown = subprocess.run(
-        ["docker", "buildx", "version"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=dict(environment),
-    )
-    # Without the plugin, some versions of docker answer with their usage and 0.
-    if shown.returncode != 0 or "buildx" not in shown.stdout:
-        raise MachineError("docker buildx is not installed", hint=hint)
-    return shown.stdout.strip()
-
-
-def build_secrets(environment: Mapping[str, str]) -> list[str]:
-    """Buildx arguments that lend a build the machine's CA bundle and pip settings, if it has any.
-
-    They are mounted for single RUN steps and reach neither a layer nor the history.
-    """
-    arguments = []
-    for identifier, names in (
-        ("ca_bundle", ("BAKE_CA_BUNDLE", "SSL_CERT_FILE")),
-        ("pip_conf", ("PIP_CONFIG_FILE",)),
-    ):
-        path = next((environment[name] for name in names if environment.get(name)), "")
-        if path and path != os.devnull and Path(path).is_file():
-            arguments += ["--secret", f"id={identifier},src={path}"]
-    return arguments
 
 
 def _connect(environment: Mapping[str, str]) -> docker.DockerClient:
@@ -233,7 +185,7 @@ def _context_host(environment: Mapping[str, str]) -> str | None:
         text=True,
         timeout=10,
         check=False,
-        env=dict(environment),
+        env=docker_environment(environment),
     )
     return shown.stdout.strip() or None
 

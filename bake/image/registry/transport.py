@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import ssl
@@ -18,7 +17,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
+from bake.certificates import trusted_certificates
 from bake.errors import ManifestError, PushError
+from bake.settings import Settings
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that may be others the next time."""
@@ -50,20 +51,13 @@ class RegistryOptions:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> RegistryOptions:
-        """Reads BAKE_PUSH_CHUNK_MIB, BAKE_PUSH_PARALLEL and BAKE_CA_BUNDLE, else SSL_CERT_FILE.
-
-        Raises:
-            ManifestError: a value is not a positive number, or the bundle is not there.
-        """
-        env = os.environ if environ is None else environ
-        chunk_mib = _number(env, "BAKE_PUSH_CHUNK_MIB")
-        bundle = env.get("BAKE_CA_BUNDLE") or env.get("SSL_CERT_FILE")
-        if bundle and not Path(bundle).is_file():
-            raise ManifestError("the CA bundle is not there", where=bundle)
+        """What `bake.settings` says of registries. Raises ManifestError: a value does not fit."""
+        settings = Settings.from_environment(environ)
+        chunk_mib = settings.push_chunk_mib
         return cls(
             chunk_bytes=chunk_mib << 20 if chunk_mib else None,
-            parallel=_number(env, "BAKE_PUSH_PARALLEL") or cls.parallel,
-            ca_bundle=Path(bundle) if bundle else None,
+            parallel=settings.push_parallel,
+            ca_bundle=trusted_certificates(settings),
         )
 
 
@@ -186,12 +180,3 @@ def make_tls_context(host: str, options: RegistryOptions) -> ssl.SSLContext:
             f"a certificate file cannot be read: {type(error).__name__}", where=str(where)
         ) from error
     return context
-
-
-def _number(env: Mapping[str, str], name: str) -> int | None:
-    text = env.get(name, "").strip()
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise ManifestError(f"{text} is not a positive whole number", where=name)
-    return int(text)
