@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from bake.errors import ManifestError
 from bake.files import write_atomically
@@ -20,14 +21,15 @@ from bake.manifest.model import Manifest
 from runtime.worker import Role
 
 LOCK_FORMAT = 1
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_ROLES: tuple[str, ...] = get_args(Role)
+_AS_WRITTEN = ConfigDict(strict=True, extra="forbid")
+"""What is read is what this bake writes: a lock that was edited by hand is refused where it does not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Licence:
     """What the source says of its licence; None where it says nothing."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _AS_WRITTEN
 
     name: str | None = None
     """As Hugging Face names it, such as `cc-by-nc-nd-4.0`."""
@@ -42,17 +44,19 @@ class Licence:
 class Pin:
     """One source, pinned to one exact file."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = _AS_WRITTEN
+
     key: str
     """The manifest's key: `checkpoint`, `checkpoints.name`, `vae`, `loras.name`."""
     role: Role
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """The name that a request uses; also the file's stem in the image."""
     source: str
     """The manifest's own text."""
     file_name: str
     """As the source names it; its suffix is the suffix in the image."""
-    size_bytes: int | None
-    sha256: str
+    size_bytes: Annotated[int, Field(ge=1)] | None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Lower-case hex."""
     url: str
     """Where the bytes come from, without query, token or credentials."""
@@ -204,52 +208,46 @@ _REQUIRED = {
 }
 
 
-def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-_FORMS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "str": (lambda value: isinstance(value, str), "a text"),
-    "Role": (lambda value: value in _ROLES, "one of " + ", ".join(_ROLES)),
-    "str | None": (lambda value: value is None or isinstance(value, str), "a text"),
-    "int | None": (lambda value: value is None or type(value) is int, "a whole number"),
-    "bool | None": (lambda value: value is None or isinstance(value, bool), "true or false"),
-    "tuple[str, ...]": (_is_texts, "a list of texts"),
-    "tuple[str, ...] | None": (lambda value: value is None or _is_texts(value), "a list of texts"),
-    "Licence": (lambda value: isinstance(value, dict), "a mapping"),
+_PIN = TypeAdapter(Pin)
+_FORMS = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "tuple_type": "a list of texts",
+    "dataclass_type": "a mapping",
+    "literal_error": "one of " + ", ".join(get_args(Role)),
 }
-"""For each type of a field: whether a value of JSON has it, and what to call it."""
+_LIMITS = {
+    "sha256": "no SHA256 of 64 lower-case hex digits",
+    "name": "a name that is no plain file name",
+    "size_bytes": "a size_bytes that is no number of bytes",
+}
 
 
-def _refuse_fields(kind: type[Pin | Licence], data: Mapping[str, Any], what: str) -> None:
-    """Raises ValueError for a field that `kind` does not have, or of another type."""
-    known = {each.name: _FORMS[str(each.type)] for each in dataclasses.fields(kind)}
-    unknown = sorted(set(data) - set(known))
-    if unknown:
-        raise ValueError(f"{what} has {', '.join(unknown)}, which this bake does not know")
-    for name, value in data.items():
-        fits, expected = known[name]
-        if not fits(value):
-            raise ValueError(f"{what} has a {name} that is not {expected}")
+def _parse_pin(data: dict[str, Any]) -> Pin:
+    """Raises ValueError that says all that does not fit."""
+    try:
+        # as JSON, in which a list stands for a tuple
+        return _PIN.validate_json(json.dumps(data))
+    except ValidationError as error:
+        what = f"the pin {data.get('key', '?')}"
+        wrong = [_describe(what, each) for each in error.errors(include_url=False)]
+        raise ValueError("; ".join(wrong)) from error
 
 
-def _parse_pin(data: Mapping[str, Any]) -> Pin:
-    what = f"the pin {data.get('key', '?')}"
-    missing = sorted(_REQUIRED - set(data))
-    if missing:
-        raise ValueError(f"{what} lacks {', '.join(missing)}")
-    _refuse_fields(Pin, data, what)
-    if not _SHA256.fullmatch(data["sha256"]):
-        raise ValueError(f"{what} has no SHA256 of 64 lower-case hex digits")
-    if not _NAME.fullmatch(data["name"]):
-        raise ValueError(f"{what} has a name that is no plain file name")
-    if data["size_bytes"] is not None and data["size_bytes"] < 1:
-        raise ValueError(f"{what} has a size_bytes that is no number of bytes")
-    values = dict(data)
-    licence = dict(values.get("licence", {}))
-    _refuse_fields(Licence, licence, f"{what}'s licence")
-    if licence.get("commercial_use") is not None:
-        licence["commercial_use"] = tuple(licence["commercial_use"])
-    values["licence"] = Licence(**licence)
-    values["trigger_words"] = tuple(values.get("trigger_words", ()))
-    return Pin(**values)
+def _describe(what: str, error: ErrorDetails) -> str:
+    """One error of pydantic in our words."""
+    path = [str(part) for part in error["loc"]]
+    name = next((part for part in reversed(path) if not part.isdecimal()), "")
+    if path[:1] == ["licence"] and len(path) > 1:
+        what += "'s licence"
+    if error["type"] == "missing":
+        return f"{what} lacks {name}"
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{what} has {name}, which this bake does not know"
+    form = _FORMS.get(error["type"])
+    if form is None:
+        return f"{what} has {_LIMITS.get(name, f'a {name} that does not fit')}"
+    if path[-1].isdecimal():
+        form = "a list of texts"
+    return f"{what} has a {name} that is not {form}"
