@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from bake.console import format_bytes
 from bake.errors import SourceError
@@ -178,8 +179,10 @@ def check_config(path: Path, *, where: str) -> None:
             webui imports and calls whatever a `target` says.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")[: _MAX_CONFIG_CHARS + 1])
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        data = YAML(typ="safe", pure=True).load(
+            path.read_text(encoding="utf-8")[: _MAX_CONFIG_CHARS + 1]
+        )
+    except (OSError, ValueError, RecursionError, YAMLError):
         data = None
     model = data.get("model") if isinstance(data, dict) else None
     if path.stat().st_size > _MAX_CONFIG_CHARS or not isinstance(model, dict):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from bake.errors import ManifestError, SourceError
 from bake.manifest.load import parse_manifest
@@ -162,7 +162,7 @@ def test_the_built_in_configs_are_the_webuis_own(name: str) -> None:
     path = CONFIGS / f"{name}.yaml"
     check_config(path, where="config")
     text = path.read_text(encoding="utf-8")
-    assert yaml.safe_load(text)["model"]["target"].startswith(("sgm.", "ldm."))
+    assert YAML(typ="safe").load(text)["model"]["target"].startswith(("sgm.", "ldm."))
     assert ("denoiser_scaling.VScaling" in text) == name.startswith("sdxl")
 
 
