@@ -1,11 +1,15 @@
 """What a wheel holds, and that images made with it have the keys of those made in a checkout."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from email.parser import Parser
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -90,3 +94,47 @@ def test_the_version_is_written_in_one_place() -> None:
     assert "version = " not in (ROOT / "pyproject.toml").read_text(encoding="utf-8").replace(
         "python_version = ", ""
     ).replace("target-version = ", "")
+
+
+def test_everything_that_bake_imports_is_installed_with_it() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    declared = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
+    assert declared is not None
+    installed, waiting = set(), re.findall(r'^ +"([\w.-]+)', declared[1], re.MULTILINE)
+    while waiting:
+        name = normalised(waiting.pop())
+        if name in installed:
+            continue
+        installed.add(name)
+        with suppress(PackageNotFoundError):  # needed on another platform only
+            needs = [each for each in requires(name) or () if "extra ==" not in each]
+            waiting += [re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in needs]
+    where = packages_distributions()
+    foreign = {
+        module: path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "bake").rglob("*.py")
+        for module in imported(path)
+        if module not in {*sys.stdlib_module_names, "bake", "runtime"}
+    }
+    assert "requests" in foreign
+    missing = {
+        module: path
+        for module, path in foreign.items()
+        if not installed.intersection(normalised(each) for each in where.get(module, ()))
+    }
+    assert missing == {}, "name it under `dependencies` in pyproject.toml"
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names of what a source imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
