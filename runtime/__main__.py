@@ -38,10 +38,12 @@ def main() -> int:
     except (SettingsError, ValueError, OSError) as error:
         log("ERROR", "start", str(error))
         return 2
+    device = choose_device(settings.device)
     webui = WebuiProcess(
-        worker.command(choose_device(settings.device)),
+        worker.command(device),
         cwd=worker.webui.directory,
         port=worker.webui.port,
+        environment={**os.environ, "BAKERY_DEVICE": device},
         timeline=Path(settings.timeline),
         log_file=Path(settings.webui_log),
     )

@@ -42,7 +42,7 @@ class Settings:
 
     # fmt: off
     device: str = _variable("DEVICE", "auto", "where the webui computes: `auto`, `cuda` or `cpu`", "auto", "cuda", "cpu")
-    boot: str = _variable("BOOT", "all", "start tricks: `all`, `plain` (upstream's own start), or those to leave out")
+    boot: str = _variable("BOOT", "proven", "[start tricks](boot.md#switching): `proven` (on this kind of device), `all`, `plain` (upstream's own start), or those to leave out")
     start_timeout_s: float = _variable("START_TIMEOUT_S", 300.0, "the model must be loaded by then; RunPod gives up after 420")
     job_timeout_s: float = _variable("JOB_TIMEOUT_S", 540.0, "a job is interrupted after this; RunPod's own default is 600")
     hang_timeout_s: float = _variable("HANG_TIMEOUT_S", 60.0, "a webui that answers no question for so long is killed")

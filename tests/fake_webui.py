@@ -43,7 +43,9 @@ class FakeWebui:
         self.answers_progress = True
         self.heeds_interrupts = True
 
-    def start(self) -> None:
+    is_plain = True
+
+    def start(self, *, plain: bool = False) -> None:
         self.starts += 1
         self.exit_code = None
 

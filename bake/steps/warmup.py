@@ -118,6 +118,7 @@ def warm_up_base(run: Run, worker: Worker, base: str) -> Mapping[str, Any]:
             "loaded_s": result.loaded_s,
             "drawn_s": result.drawn_s,
             "timeline": result.timeline,
+            "tricks": result.tricks,
         }
 
     result = run.step("warmup", draw)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +22,6 @@ class Context:
         self.began = began
         self.chosen: tuple[str, ...] = ()
         self.is_recording = bool(os.environ.get("BAKERY_RECORD"))
-        self.reading: threading.Thread | None = None
-        """Reads ahead what the imports need; the checkpoint comes after it."""
         self.prepared: Any = None
         """The checkpoint that `weights` prepares (`runtime.boot.tricks.weights.Prepared`)."""
         self.has_model_hook = False
@@ -45,6 +42,14 @@ class Context:
             elif word.startswith(f"{name}="):
                 value = word[len(name) + 1 :]
         return value
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`: what the worker chose, else what the webui's arguments say."""
+        chosen = os.environ.get("BAKERY_DEVICE")
+        if chosen in ("cpu", "cuda"):
+            return chosen
+        return "cuda" if self.option("--use-cpu") is None else "cpu"
 
     def has_flag(self, name: str) -> bool:
         return name in self.arguments

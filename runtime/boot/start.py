@@ -8,6 +8,7 @@ import hooks; then the script. With every choice of tricks, `plain` included, th
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from importlib import import_module
 from types import ModuleType
 
 from runtime.boot import hooks, jobs, timeline
-from runtime.boot.choice import TRICKS, choose
+from runtime.boot.choice import TRICKS, choose, proven_on
 from runtime.boot.context import Context
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         print("usage: python -m runtime.boot SCRIPT ARGS…", file=sys.stderr)
         return 2
     context = Context(script=argv[0], arguments=tuple(argv[1:]), began=time.monotonic())
-    install(context, os.environ.get("BAKERY_BOOT", "all"))
+    install(context, os.environ.get("BAKERY_BOOT", ""))
     if folder := os.environ.get("BAKERY_RECORD"):
         from runtime.boot.record import install as install_record  # noqa: PLC0415  # warm-ups only
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
 def install(context: Context, choice: str) -> None:
     """Installs the chosen tricks; one that fails leaves upstream's way and one logged line."""
-    chosen, unknown = choose(choice, tuple(TRICKS))
+    chosen, unknown = choose(choice, tuple(TRICKS), proven_on(context.device, _read_proof(context)))
     if unknown:
         timeline.log(
             f"BAKERY_BOOT names no trick: {', '.join(unknown)} (there are {', '.join(TRICKS)})"
@@ -52,6 +53,19 @@ def install(context: Context, choice: str) -> None:
             timeline.log(f"{name} is off: {error!r}")
     hooks.come_first()
     timeline.write("boot", context.began, tricks=chosen)
+
+
+def _read_proof(context: Context) -> dict[str, list[str]] | None:
+    """`proven.json`, which a warm-up leaves; one that cannot be read proves nothing."""
+    path = os.path.join(context.harvest, "proven.json")  # noqa: PTH118
+    if not os.path.exists(path):  # noqa: PTH110
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+            return {kind: list(names) for kind, names in json.load(file).items()}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        timeline.log(f"{path} proves nothing: {error!r}")
+        return {}
 
 
 def run_script(context: Context) -> None:

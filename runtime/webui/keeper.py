@@ -19,6 +19,8 @@ from runtime.webui.client import WebuiClient
 from runtime.webui.process import WebuiProcess, WebuiProcessError, describe_exit
 
 _WATCH_S = 1.0
+_SHARE_OF_TRICKS = 2 / 3
+"""Of the time for a start: what the start with tricks gets, so that the plain one has some left."""
 _T = TypeVar("_T")
 
 
@@ -62,8 +64,24 @@ class Keeper:
         Raises:
             WebuiProcessError: it ended, its model failed, or the deadline passed.
         """
-        self._webui.wait_until_loaded(self._settings.start_timeout_s)
+        self._load(self._settings.start_timeout_s)
         return self._webui.timeline()
+
+    def _load(self, allowed_s: float) -> None:
+        """Waits for the model; a start with tricks that fails is tried once more as upstream's own."""
+        if self._webui.is_plain:
+            self._webui.wait_until_loaded(allowed_s)
+            return
+        began = time.monotonic()
+        try:
+            self._webui.wait_until_loaded(allowed_s * _SHARE_OF_TRICKS)
+        except WebuiProcessError as error:
+            what = "the start with tricks failed; tried once more without"
+            log("WARN", "start", what, why=str(error), last_lines=error.last_lines)
+            self._counters.add("plain_starts")
+            self._webui.stop(0.0)
+            self._webui.start(plain=True)
+            self._webui.wait_until_loaded(allowed_s, began=began)
 
     async def in_thread(self, function: Callable[..., _T], *args: Any) -> _T:
         """A call that waits for the webui."""
@@ -91,7 +109,7 @@ class Keeper:
         try:
             await self.in_thread(self._webui.stop)
             self._webui.start()
-            await self.in_thread(self._webui.wait_until_loaded, allowed_s)
+            await self.in_thread(self._load, allowed_s)
         except WebuiProcessError as error:
             log("ERROR", "webui", str(error), last_lines=error.last_lines)
             what = "the webui did not start again"

@@ -84,8 +84,13 @@ class WebuiProcess:
         self._reader: threading.Thread | None = None
         self._timeline_from = 0
 
-    def start(self) -> None:
-        """Starts it in a process group of its own; returns at once.
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is started as upstream does, without tricks."""
+        return self._environment.get("BAKERY_BOOT", "").strip() == "plain"
+
+    def start(self, *, plain: bool = False) -> None:
+        """Starts it in a process group of its own; returns at once. Once `plain`, every start is.
 
         Raises:
             WebuiProcessError: the interpreter or the script's folder is not there.
@@ -94,6 +99,8 @@ class WebuiProcess:
         with contextlib.suppress(FileNotFoundError):
             self._timeline_from = self._timeline.stat().st_size
         self._lines.clear()
+        if plain:
+            self._environment["BAKERY_BOOT"] = "plain"
         try:
             process = subprocess.Popen(
                 self._command,
@@ -124,16 +131,16 @@ class WebuiProcess:
         """What it printed last; a longer line comes in pieces of 2,000 characters."""
         return list(self._lines)[-count:]
 
-    def wait_until_loaded(self, deadline_s: float) -> None:
+    def wait_until_loaded(self, deadline_s: float, *, began: float | None = None) -> None:
         """Returns when the API answers and the model is loaded, with an eye on the process.
 
         Loaded means that boot, or the webui itself, reported the event `model` since this start, or that a
         picture of 64x64 in one step succeeded, which is tried where neither says that the event will come.
 
         Raises:
-            WebuiProcessError: it ended, its model failed, or the deadline passed.
+            WebuiProcessError: it ended, its model failed, or the deadline, from `began` (now) on, passed.
         """
-        end = time.monotonic() + deadline_s
+        end = (time.monotonic() if began is None else began) + deadline_s
         while not self._answers():
             self._check(end, deadline_s)
             time.sleep(_POLL_S)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from runtime.boot import hooks, read_ahead, timeline
-from runtime.boot.choice import choose
+from runtime.boot import choice, hooks, jobs, read_ahead, start, timeline
+from runtime.boot.choice import HARMLESS, ON_DEVICE, RECORDED, TRICKS, choose, proven_on
 from runtime.boot.context import Context
 from runtime.boot.tricks import cpu_memory, hashes, lazy, pack, pages, stack, weights
 from runtime.worker import WEIGHTS_MTIME
@@ -52,17 +52,79 @@ def context(*arguments: str) -> Context:
 @pytest.mark.parametrize(
     ("text", "chosen", "unknown"),
     [
+        ("proven", ["pages", "gc"], []),
+        ("", ["pages", "gc"], []),
         ("all", ["pages", "gc", "ui"], []),
-        ("", ["pages", "gc", "ui"], []),
         ("plain", [], []),
-        ("-gc", ["pages", "ui"], []),
+        ("-gc", ["pages"], []),
+        ("all,-gc", ["pages", "ui"], []),
         ("-gc,-ui", ["pages"], []),
         ("ui,gc", ["gc", "ui"], []),
-        ("-gx", ["pages", "gc", "ui"], ["gx"]),
+        ("-gx", ["pages", "gc"], ["gx"]),
     ],
 )
 def test_choice(text: str, chosen: list[str], unknown: list[str]) -> None:
-    assert choose(text, NAMES) == (chosen, unknown)
+    assert choose(text, NAMES, {"pages", "gc"}) == (chosen, unknown)
+
+
+def test_what_is_on_by_default_was_proven_on_that_kind_of_device() -> None:
+    cpu = {"cpu": ["pages", "weights", "ui"]}
+    assert proven_on("cpu", cpu) == {"pages", "weights", "ui"}
+    # Another device: what puts something on a device itself is off until it was seen there.
+    assert proven_on("cuda", cpu) == {"pages", "ui"}
+    assert proven_on("cuda", {"cuda": []}) == set()
+    assert proven_on("cpu", {"cpu": [], "cuda": ["gc"]}) == set()
+    assert proven_on("cuda", {}) == set()
+    assert proven_on("cuda", None) == {"pages", "pack", "gc", "stack", "hashes"}
+    assert set(TRICKS) > HARMLESS | ON_DEVICE
+
+
+def test_the_halves_for_cuda_are_on_where_a_record_of_a_run_on_a_card_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    records = Path(__file__).parents[2] / "docs" / "records"
+    assert {path.stem for path in records.glob("*.json")} == RECORDED
+    monkeypatch.setattr(choice, "RECORDED", {"cuda"})
+    assert proven_on("cuda", {"cpu": ["pages", "weights"]}) == {"pages", "weights"}
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen", "said"),
+    [
+        (None, ["pages", "gc"], ""),
+        ('{"cpu": ["gc", "ui"]}', ["gc", "ui"], ""),
+        ("[1", [], "proven.json proves nothing"),
+        ('["gc"]', [], "proven.json proves nothing"),
+    ],
+)
+def test_the_proof_of_the_harvest_decides(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str | None,
+    chosen: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setenv("BAKERY_HARVEST", str(tmp_path))
+    monkeypatch.setenv("BAKERY_DEVICE", "cpu")
+    monkeypatch.setattr(start, "TRICKS", dict.fromkeys(NAMES, "stack"))
+    monkeypatch.setattr(jobs, "install", lambda: None)
+    if text is not None:
+        (tmp_path / "proven.json").write_text(text)
+    its = context()
+    start.install(its, "")
+    assert list(its.chosen) == chosen
+    assert said in capsys.readouterr().err
+
+
+def test_the_device_is_the_workers_choice_else_what_the_arguments_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("BAKERY_DEVICE", raising=False)
+    assert context("--use-cpu", "all").device == "cpu"
+    assert context().device == "cuda"
+    monkeypatch.setenv("BAKERY_DEVICE", "cpu")
+    assert context().device == "cpu"
 
 
 def test_options_are_read_as_argparse_reads_them() -> None:

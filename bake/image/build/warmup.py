@@ -39,6 +39,8 @@ class WarmupResult:
     drawn_s: float
     timeline: list[dict[str, Any]]
     """What began and ended when: `name`, `began`, `ended` in seconds of one clock."""
+    tricks: list[str]
+    """Those of the start's tricks that are proven on this kind of device."""
 
 
 def warm_up(
@@ -107,10 +109,13 @@ def warm_up(
                 raise BuildError(f"the warm-up container does not start: {reason}") from error
             if chosen == "cpu" and device == "auto":
                 console.say("no GPU in this engine: warming up on the CPU")
-            status = _wait(container, start_timeout_s + draw_timeout_s + _STOP_GRACE_S)
+            # Twice, with the tricks of the start and without.
+            status = _wait(container, 2 * (start_timeout_s + draw_timeout_s + _STOP_GRACE_S))
             _keep_log(exchange / "webui.log", container, log)
             answer = _read_answer(exchange, container, status=status, log=log)
             _judge(answer, worker, request)
+            if answer["unproven"]:
+                console.warn(f"this image's start does without tricks: {answer['unproven']}")
             collect_files(container, worker.webui.harvest_paths, harvest)
             _collect_record(exchange / "record", harvest)
         return WarmupResult(
@@ -119,6 +124,7 @@ def warm_up(
             loaded_s=answer["loaded_s"],
             drawn_s=answer["drawn_s"],
             timeline=_read_timeline(exchange / "timeline.jsonl"),
+            tricks=answer["tricks"],
         )
     raise BuildError(
         f"the engine has no GPU to warm up on: {errors[-1]}",

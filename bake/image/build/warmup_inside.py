@@ -1,4 +1,8 @@
-"""The warm-up's half inside the base container: start the webui as a worker will, draw, stop.
+"""The warm-up's half inside the base container: start the webui as a worker will, draw, stop; twice.
+
+With every trick of the start, recording, and as upstream starts: where the two pictures are the same bit by
+bit, `record/proven.json` says of this kind of device that the tricks may be used. A start with them that
+fails leaves them off in the image, and the record to the plain start.
 
 Run by the webui's own interpreter, so this needs the standard library and the runtime only. Reads
 `/warmup/request.json`; leaves `response.json`, or `failure.json` and exit status 1, and `webui.log`.
@@ -6,10 +10,15 @@ Run by the webui's own interpreter, so this needs the standard library and the r
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 import os
+import struct
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,16 +31,64 @@ _RECORD_GRACE_S = 60.0
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("/warmup")
 
 
+class _FailedError(Exception):
+    """A start that drew nothing."""
+
+    def __init__(self, reason: str, last_lines: Sequence[str]) -> None:
+        super().__init__(reason)
+        self.last_lines = list(last_lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One start and its picture."""
+
+    tricks: list[str]
+    image: str
+    """The PNG in base64."""
+    info: str
+    settings: dict[str, Any]
+    loaded_s: float
+    drawn_s: float
+
+
 def main() -> int:
     """Returns the exit status."""
     request = json.loads((FOLDER / "request.json").read_text(encoding="utf-8"))
     worker = Worker.load()
+    ours, unproven = None, ""
+    try:
+        ours = _draw(worker, request, boot="all", record=True)
+    except _FailedError as error:
+        unproven = f"the start with them failed: {error}"
+    try:
+        plain = _draw(worker, request, boot="plain", record=ours is None)
+    except _FailedError as error:
+        _write("failure.json", {"reason": str(error), "last_lines": error.last_lines})
+        return 1
+    if ours is not None and not is_same_picture(ours.image, plain.image):
+        unproven = "they draw another picture than upstream's plain start"
+    proven = [] if ours is None or unproven else ours.tricks
+    (FOLDER / "record").mkdir(exist_ok=True)
+    _write("record/proven.json", {request["device"]: proven})
+    result = dataclasses.asdict(ours or plain)
+    complete_config(Path(worker.webui.config_file), result.pop("settings"))
+    _write("response.json", {**result, "tricks": proven, "unproven": unproven})
+    return 0
+
+
+def _draw(worker: Worker, request: dict[str, Any], *, boot: str, record: bool) -> Drawn:
+    """Starts the webui as a worker does, draws, and ends it."""
     device: Device = request["device"]
+    environment = {**os.environ, "BAKERY_DEVICE": device, "BAKERY_BOOT": boot}
+    if record:
+        environment["BAKERY_RECORD"] = str(FOLDER / "record")
     webui = WebuiProcess(
         worker.command(device),
         cwd=worker.webui.directory,
         port=worker.webui.port,
-        environment={**os.environ, "BAKERY_RECORD": str(FOLDER / "record")},
+        environment=environment,
+        timeline=None if record else FOLDER / "timeline-plain.jsonl",
         log_file=FOLDER / "webui.log",
     )
     began = time.monotonic()
@@ -46,22 +103,35 @@ def main() -> int:
         # It writes what it has set; the rest is added when it has ended.
         webui.client.call("POST", "/sdapi/v1/options", {})
     except (WebuiProcessError, WebuiError) as error:
-        _write("failure.json", {"reason": str(error), "last_lines": webui.last_lines(15)})
-        return 1
+        raise _FailedError(str(error), webui.last_lines(15)) from error
     finally:
         _settle_folders(worker)
         webui.stop(grace_s=_RECORD_GRACE_S)
-    complete_config(Path(worker.webui.config_file), settings)
-    _write(
-        "response.json",
-        {
-            "image": answer["images"][0],
-            "info": answer["info"],
-            "loaded_s": round(loaded - began, 3),
-            "drawn_s": round(drawn - loaded, 3),
-        },
+    started = next(each for each in webui.timeline() if each.get("name") == "boot")
+    return Drawn(
+        tricks=started["tricks"],
+        image=answer["images"][0],
+        info=answer["info"],
+        settings=settings,
+        loaded_s=round(loaded - began, 3),
+        drawn_s=round(drawn - loaded, 3),
     )
-    return 0
+
+
+def is_same_picture(one: str, other: str) -> bool:
+    """Bit by bit. Not the PNG's text: with `hashes` it names a hash that upstream leaves out."""
+    return _image_data(base64.b64decode(one)) == _image_data(base64.b64decode(other))
+
+
+def _image_data(png: bytes) -> list[bytes]:
+    """The chunks that make the picture."""
+    chunks, at = [], 8
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        if kind not in {b"tEXt", b"zTXt", b"iTXt", b"eXIf"}:
+            chunks.append(kind + png[at + 8 : at + 8 + length])
+        at += 12 + length
+    return chunks
 
 
 def complete_config(path: Path, settings: dict[str, Any]) -> None:
@@ -87,7 +157,7 @@ def _settle_folders(worker: Worker) -> None:
 
 
 def _write(name: str, content: dict[str, Any]) -> None:
-    (FOLDER / name).write_text(json.dumps(content), encoding="utf-8")
+    (FOLDER / name).write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
 
 
 if __name__ == "__main__":

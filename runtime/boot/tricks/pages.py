@@ -1,7 +1,7 @@
 """`pages`: what the start will read of libraries and small files is in the page cache before it asks.
 
 A warm-up writes `read-ahead.json`: files with the ranges of them that the start touched, since of
-3.2 GB of libraries it needs 0.5 GB. It is read here first of all, and the checkpoint after it.
+3.2 GB of libraries it needs 0.5 GB. It is read here first of all, and the whole checkpoint after it.
 """
 
 from __future__ import annotations
@@ -33,20 +33,23 @@ SMALL_BYTES = 4 << 20
 
 def install(context: Context) -> None:
     path = os.path.join(context.harvest, FILE)  # noqa: PTH118
-    if not os.path.exists(path) or context.is_recording:  # noqa: PTH110
-        return
+    checkpoint = context.option("--ckpt")
 
     def work() -> None:
         began = time.monotonic()
         try:
-            with open(path, encoding="utf-8") as file:  # noqa: PTH123
-                read_ahead(list_ranges(json.load(file)))
-            timeline.write("read ahead", began)
+            if os.path.exists(path) and not context.is_recording:  # noqa: PTH110
+                with open(path, encoding="utf-8") as file:  # noqa: PTH123
+                    read_ahead(list_ranges(json.load(file)))
+                timeline.write("read ahead", began)
+            began = time.monotonic()
+            if checkpoint is not None and os.path.isfile(checkpoint):  # noqa: PTH113
+                read_ahead([(checkpoint, 0, os.path.getsize(checkpoint))])  # noqa: PTH202
+                timeline.write("read checkpoint", began)
         except Exception as error:  # noqa: BLE001  # the start then reads for itself
             timeline.log(f"pages is off: {error!r}")
 
-    context.reading = threading.Thread(target=work, daemon=True, name="boot-pages")
-    context.reading.start()
+    threading.Thread(target=work, daemon=True, name="boot-pages").start()
 
 
 def list_ranges(content: dict[str, Any]) -> list[Range]:

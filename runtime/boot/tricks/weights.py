@@ -1,7 +1,7 @@
-"""`weights`: the checkpoint is read, converted and placed beside the imports, and handed over.
+"""`weights`: the checkpoint is converted and placed beside the imports, and handed over.
 
-From the start on, threads bring the file into the page cache. As soon as torch is there, threads make of
-every tensor what the webui would end with: on the CPU with `--no-half` float32, on CUDA the file's own type on the device, else
+`pages` brings the file into the page cache meanwhile. As soon as torch is there, threads make of every
+tensor what the webui would end with: on the CPU with `--no-half` float32, on CUDA the file's own type on the device, else
 the file's bytes as they are. `sd_models.read_state_dict` then returns these.
 """
 
@@ -21,7 +21,6 @@ from typing import Any
 from runtime.boot import timeline
 from runtime.boot.context import Context
 from runtime.boot.hooks import after_import
-from runtime.boot.read_ahead import read_ahead
 
 PIECE_BYTES = 64 << 20
 """Of the file, copied by one call: each call lets go of the interpreter's lock and waits for it."""
@@ -46,12 +45,11 @@ NICE = 10
 
 
 def install(context: Context) -> None:
-    """Starts to read; the rest follows with torch."""
+    """Begins when torch is there."""
     path = context.option("--ckpt")
     if path is None or not path.endswith(".safetensors") or not os.path.isfile(path):  # noqa: PTH113
         return
     prepared = Prepared(os.path.realpath(path), context)
-    threading.Thread(target=prepared.read, daemon=True, name="boot-read").start()
     context.prepared = prepared
     after_import("torch", prepared.start, trick="weights")
     after_import("modules.sd_models", prepared.offer, trick="weights")
@@ -70,13 +68,6 @@ class Prepared:
         self.device = "cpu"
         self._done = threading.Event()
         self._is_started = False
-
-    def read(self) -> None:
-        if self.context.reading is not None:
-            self.context.reading.join()
-        began = time.monotonic()
-        read_ahead([(self.path, 0, os.path.getsize(self.path))])  # noqa: PTH202
-        timeline.write("read checkpoint", began)
 
     def lay_out(self) -> list[Group]:
         """Where the tensors will lie, once known."""
