@@ -36,7 +36,8 @@ def webui(tmp_path: Path) -> Path:
     folder = tmp_path / "webui"
     (folder / "modules").mkdir(parents=True)
     (folder / "modules" / "__init__.py").write_text("")
-    (folder / "modules" / "sd_models.py").write_text("def load_model():\n    return 'model'\n")
+    loads = "def load_model():\n    return 'model'\n\ndef load_model_weights():\n    pass\n"
+    (folder / "modules" / "sd_models.py").write_text(loads)
     (folder / "part.py").write_text("value = 3\n")
     (folder / "script.py").write_text(SCRIPT)
     subprocess.run([sys.executable, "-m", "compileall", "-q", str(folder)], check=True)
@@ -65,7 +66,10 @@ def events(path: Path) -> list[str]:
     return [json.loads(line)["name"] for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("choice", "collects"), [("plain", True), ("-gc", True), ("all", False)])
+@pytest.mark.parametrize(
+    ("choice", "collects"),
+    [("plain", True), ("-gc", True), ("all", False), ("proven", False)],
+)
 def test_the_script_runs_as_upstream_starts_it(
     webui: Path, tmp_path: Path, choice: str, collects: bool
 ) -> None:
