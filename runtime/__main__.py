@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from runtime.clock import clock
 from runtime.errors import SettingsError
 from runtime.job.fields import limits_of
 from runtime.job.names import check_allowed
@@ -31,6 +32,8 @@ from runtime.worker import Device, Worker
 def main() -> int:
     """Runs the worker; returns its exit code."""
     counters = Counters()
+    what = "the worker was frozen; deadlines move"
+    clock.watch(lambda frozen_s: log("WARN", "thaw", what, frozen_s=frozen_s))
     try:
         settings = Settings.from_environment()
         worker = Worker.load(Path(settings.worker_file))

@@ -18,6 +18,7 @@ from typing import Any
 import runpod
 from runpod.serverless.modules.rp_job import job_progress
 
+from runtime.clock import clock
 from runtime.job.bucket import Bucket
 from runtime.job.handler import Handler
 from runtime.job.lora import LoraStore
@@ -104,7 +105,7 @@ class Server:
 
     def _begin_grace(self) -> None:
         log("WARN", "stop", "told to stop", grace_s=self._grace_s)
-        self._keeper.stop_at = time.monotonic() + self._grace_s
+        self._keeper.stop_at = clock.now() + self._grace_s
         self._leave()
 
     def _leave(self) -> None:

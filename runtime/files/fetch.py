@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import BinaryIO
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from runtime.clock import clock
 from runtime.files.answers import (
     MAX_RETRY_AFTER_S,
     RetryableError,
@@ -124,7 +124,7 @@ class _Stream:
         self._max_bytes = max_bytes
         self._cancelled = cancelled
         total_s = self._timeouts.total_s
-        self._deadline = None if total_s is None else time.monotonic() + total_s
+        self._deadline = None if total_s is None else clock.now() + total_s
         self._location: str | None = None
         """Where the address led to; CivitAI counts each of its redirects against a quota."""
         self._digest = hashlib.sha256()
@@ -159,7 +159,7 @@ class _Stream:
     def _open(self) -> requests.Response:
         """An answer with bytes of the file, from where we are if the server can."""
         if self._deadline is not None:
-            left = max(0.1, self._deadline - time.monotonic())
+            left = max(0.1, self._deadline - clock.now())
             connect_s, stall_s = self._timeouts.connect_s, self._timeouts.stall_s
             self._client.timeouts = replace(
                 self._timeouts, connect_s=min(connect_s, left), stall_s=min(stall_s, left)
@@ -255,13 +255,13 @@ class _Stream:
     def _check_going(self) -> None:
         if self._cancelled.is_set():
             raise WeightsError("cancelled", "the job was cancelled")
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if self._deadline is not None and clock.now() > self._deadline:
             total_s = self._timeouts.total_s
             raise self._wrong("too_slow", f"the download takes longer than {total_s:.0f} s")
 
     def _pause(self, seconds: float) -> None:
         if self._deadline is not None:
-            seconds = min(seconds, max(0.0, self._deadline - time.monotonic()))
+            seconds = min(seconds, max(0.0, self._deadline - clock.now()))
         self._cancelled.wait(seconds)
 
     @contextlib.contextmanager

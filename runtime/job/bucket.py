@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from runtime.clock import clock
 from runtime.errors import JobError
 from runtime.job.vendors import REGION_CODES, WORDS, read_host
 from runtime.settings import Settings
@@ -120,7 +121,7 @@ class Bucket:
             JobError: the bucket refused one, or did not take all in time; what is there then stays there.
         """
         client, target = self._connect()
-        deadline = time.monotonic() + self._settings.bucket_timeout_s
+        deadline = clock.now() + self._settings.bucket_timeout_s
         links = [""] * len(pictures)
 
         def send(number: int) -> None:
@@ -258,7 +259,7 @@ def _run_by(deadline: float, call: Callable[[Any], object], arguments: Sequence[
         while True:
             with lock:
                 argument = next(todo, lock)
-            if argument is lock or errors or time.monotonic() >= deadline:
+            if argument is lock or errors or clock.now() >= deadline:
                 return
             try:
                 call(argument)
@@ -270,7 +271,7 @@ def _run_by(deadline: float, call: Callable[[Any], object], arguments: Sequence[
     for each in threads:
         each.start()
     for each in threads:
-        each.join(max(0.0, deadline - time.monotonic()))
+        each.join(max(0.0, deadline - clock.now()))
     if errors:
         raise errors[0]
     if any(each.is_alive() for each in threads) or next(todo, lock) is not lock:

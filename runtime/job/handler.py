@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.clock import clock
 from runtime.errors import JobError
 from runtime.job.bucket import Bucket
 from runtime.job.fields import OVERRIDES
@@ -91,7 +92,7 @@ class Handler:
         return result
 
     async def _run(self, job: Mapping[str, Any], timings: dict[str, float]) -> dict[str, Any]:
-        deadline = time.monotonic() + self.settings.job_timeout_s
+        deadline = clock.now() + self.settings.job_timeout_s
         await self.keeper.ensure_running(deadline)
         request = await self._parse(job.get("input"))
         if self.settings.log_prompts:

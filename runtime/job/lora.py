@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.clock import clock
 from runtime.errors import FieldError, JobError
 from runtime.files.addresses import STORAGE_HOSTS, resolve
 from runtime.files.errors import WeightsError
@@ -165,7 +166,7 @@ class LoraStore:
             self.folder / f"{key}.new",
             policy=self._followed,
             max_bytes=int(self._settings.lora_max_mb * _BYTES_IN_MB),
-            timeouts=Timeouts(total_s=min(self._settings.lora_timeout_s, deadline - began)),
+            timeouts=Timeouts(total_s=min(self._settings.lora_timeout_s, deadline - clock.now())),
             sha256=prefix if len(prefix) == 64 else None,
             credentials=next((each for each in self._credentials if each.fits(url)), None),
             cancelled=cancelled,

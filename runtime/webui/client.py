@@ -9,9 +9,12 @@ import contextlib
 import http.client
 import json
 import re
+import select
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from runtime.clock import clock
 
 _SHORT_CALL_S = 30.0
 _DETAIL_CHARS = 2000
@@ -96,6 +99,7 @@ class WebuiClient:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
+            _wait_for_answer(connection, timeout_s)
             response = connection.getresponse()
             data = response.read()
         except TimeoutError as error:
@@ -110,6 +114,15 @@ class WebuiClient:
             return json.loads(data)
         except ValueError as error:
             raise WebuiAnswerError(status=200, kind="NotJson", detail=f"{path}: {error}") from error
+
+
+def _wait_for_answer(connection: http.client.HTTPConnection, timeout_s: float) -> None:
+    """A socket's own time-out would be over after a thaw, with the webui still drawing."""
+    poll, end = select.poll(), clock.now() + timeout_s
+    poll.register(connection.sock, select.POLLIN)
+    while not poll.poll(1000 * min(max(end - clock.now(), 0), 1)):
+        if clock.now() >= end:
+            raise TimeoutError
 
 
 def read_refusal(status: int, data: bytes) -> WebuiAnswerError:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.clock import clock
 from runtime.errors import JobError
 from runtime.log import Counters, log
 from runtime.settings import Settings
@@ -42,6 +42,8 @@ class _Watch:
     """What is known of the try that runs."""
 
     heard_at: float
+    frozen_s: float
+    """How long the worker had been frozen in all, before this try."""
     began_drawing: bool = False
 
 
@@ -77,7 +79,8 @@ class Generator:
         attempt = 1
         while True:
             await self._keeper.ensure_running(deadline)
-            watch, missing = _Watch(heard_at=time.monotonic()), self._keeper.missing_models
+            missing = self._keeper.missing_models
+            watch = _Watch(heard_at=clock.now(), frozen_s=clock.frozen_s)
             try:
                 answer = await self._try(payload, watch, deadline, on_progress)
                 await self._check_models(payload, missing)
@@ -87,7 +90,7 @@ class Generator:
                     payload = self._degrade(payload, error)
                     degraded = {key: payload[key] for key in ("batch_size", "n_iter")}
                     continue
-                await self._wait_before_next(attempt, error, deadline, watch.began_drawing)
+                await self._wait_before_next(attempt, error, deadline, watch)
             attempt += 1
 
     async def _check_models(self, payload: Mapping[str, Any], missing_before: int) -> None:
@@ -104,7 +107,7 @@ class Generator:
         self, payload: Mapping[str, Any], watch: _Watch, deadline: float, on_progress: OnProgress
     ) -> dict[str, Any]:
         """One call of txt2img, beside a call of progress every half second."""
-        timeout_s = max(deadline - time.monotonic(), 0) + self._settings.interrupt_timeout_s + 60
+        timeout_s = max(deadline - clock.now(), 0) + self._settings.interrupt_timeout_s + 60
         txt2img = functools.partial(self._keeper.client.txt2img, payload, timeout_s=timeout_s)
         call = asyncio.ensure_future(self._keeper.in_thread(txt2img))
         listener = asyncio.ensure_future(self._listen(watch, on_progress))
@@ -128,7 +131,7 @@ class Generator:
                 progress = await self._keeper.in_thread(self._keeper.client.progress)
             except WebuiError:
                 continue
-            watch.heard_at = time.monotonic()
+            watch.heard_at = clock.now()
             state = progress.get("state") or {}
             watch.began_drawing |= bool(state.get("sampling_step") or state.get("job_no"))
             on_progress(progress)
@@ -136,7 +139,7 @@ class Generator:
     async def _check_time(
         self, call: asyncio.Future[dict[str, Any]], watch: _Watch, deadline: float
     ) -> None:
-        now, interrupt_s = time.monotonic(), self._settings.interrupt_timeout_s
+        now, interrupt_s = clock.now(), self._settings.interrupt_timeout_s
         if now > watch.heard_at + self._settings.hang_timeout_s:
             failure = self._keeper.unavailable("the webui hung")
             interrupt_s = 0.0
@@ -152,9 +155,9 @@ class Generator:
 
         Again and again, because the webui forgets an interrupt that comes before it begins.
         """
-        end = time.monotonic() + interrupt_s
+        end = clock.now() + interrupt_s
         interrupt = functools.partial(self._keeper.client.interrupt, timeout_s=2.0)
-        while not call.done() and time.monotonic() < end:
+        while not call.done() and clock.now() < end:
             asyncio.ensure_future(self._keeper.in_thread(interrupt)).add_done_callback(_forget)
             await asyncio.wait({call}, timeout=1.0)
         if not call.done():
@@ -173,7 +176,7 @@ class Generator:
         return smaller
 
     async def _wait_before_next(
-        self, attempt: int, error: WebuiError, deadline: float, began: bool
+        self, attempt: int, error: WebuiError, deadline: float, watch: _Watch
     ) -> None:
         """Returns when the next try is due; raises where there must be none."""
         if isinstance(error, WebuiUnreachableError):
@@ -182,7 +185,9 @@ class Generator:
                 if self._keeper.has_ended:
                     break
                 await asyncio.sleep(0.05)
-        dead, permanent = self._keeper.has_ended, began
+        dead, began = self._keeper.has_ended, watch.began_drawing
+        # A connection that did not outlive a freeze says nothing of the webui: the job is drawn anew.
+        permanent = began and clock.frozen_s == watch.frozen_s
         if isinstance(error, WebuiAnswerError):
             # Whatever it had begun, it is at rest again.
             began, permanent = False, error.status < 500 or error.kind not in _TRANSIENT
@@ -191,7 +196,7 @@ class Generator:
             what = "the webui ended while it drew"
             raise JobError("webui_unavailable", what, refresh=True) from error
         wait_s = 0.0 if dead else self._settings.retry_wait_s * 2 ** (attempt - 1)
-        late = time.monotonic() + wait_s > min(deadline, self._keeper.stop_at)
+        late = clock.now() + wait_s > min(deadline, self._keeper.stop_at)
         if permanent or late or attempt >= self._settings.attempts:
             raise JobError("generation_failed", "the webui could not draw this") from error
         self._counters.add("retries")

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from runtime.clock import clock
 from runtime.errors import JobError
 from runtime.log import Counters, log
 from runtime.settings import Settings
@@ -31,7 +31,7 @@ class Keeper:
         self.in_use = asyncio.Lock()
         """Held while a job uses the webui, and while it is started again between two jobs."""
         self.stop_at = float("inf")
-        """On the monotonic clock: when the worker must be gone; set by SIGTERM."""
+        """On the worker's clock: when the worker must be gone; set by SIGTERM."""
         self._webui = webui
         self._settings = settings
         self._counters = counters
@@ -72,7 +72,7 @@ class Keeper:
         if self._webui.is_plain:
             self._webui.wait_until_loaded(allowed_s)
             return
-        began = time.monotonic()
+        began = clock.now()
         try:
             self._webui.wait_until_loaded(allowed_s * _SHARE_OF_TRICKS)
         except WebuiProcessError as error:
@@ -105,7 +105,7 @@ class Keeper:
             raise JobError("webui_unavailable", "the webui ended", refresh=True)
         self._restarts_left -= 1
         self._counters.add("webui_restarts")
-        allowed_s = min(self._settings.start_timeout_s, max(deadline - time.monotonic(), 1.0))
+        allowed_s = min(self._settings.start_timeout_s, max(deadline - clock.now(), 1.0))
         try:
             await self.in_thread(self._webui.stop)
             self._webui.start()
@@ -127,7 +127,7 @@ class Keeper:
                 continue
             async with self.in_use:
                 with contextlib.suppress(JobError):
-                    await self.ensure_running(time.monotonic() + self._settings.start_timeout_s)
+                    await self.ensure_running(clock.now() + self._settings.start_timeout_s)
 
     async def kill(self, why: str) -> None:
         """Ends the webui at once; the watch or the next job starts it again."""
@@ -141,7 +141,7 @@ class Keeper:
 
     def overdue(self, deadline: float) -> JobError | None:
         """Why a job must end now, if it must."""
-        now = time.monotonic()
+        now = clock.now()
         if now > self.stop_at:
             return JobError("worker_stopping", "the worker was told to stop")
         if now > deadline:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from runtime.clock import clock
 from runtime.webui.client import WebuiAnswerError, WebuiClient, WebuiError
 
 DEFAULT_TIMELINE = "/tmp/bakery/timeline.jsonl"  # noqa: S108  # a container's own /tmp
@@ -140,15 +141,15 @@ class WebuiProcess:
         Raises:
             WebuiProcessError: it ended, its model failed, or the deadline, from `began` (now) on, passed.
         """
-        end = (time.monotonic() if began is None else began) + deadline_s
+        end = (clock.now() if began is None else began) + deadline_s
         while not self._answers():
             self._check(end, deadline_s)
             time.sleep(_POLL_S)
         has_boot = "runtime.boot" in self._command
-        quiet_until = time.monotonic() + (_TIMELINE_GRACE_S if has_boot else 0)
+        quiet_until = clock.now() + (_TIMELINE_GRACE_S if has_boot else 0)
         while not self._reported("model"):
             self._check(end, deadline_s)
-            is_quiet = time.monotonic() >= quiet_until and not self._reported("model-expected")
+            is_quiet = clock.now() >= quiet_until and not self._reported("model-expected")
             if is_quiet or self._reported("model-failed"):
                 self._draw_probe(end, deadline_s)
                 return
@@ -172,7 +173,7 @@ class WebuiProcess:
         """Draws the smallest picture. One that takes as long as the model's load is given the time."""
         for _ in range(_PROBE_ATTEMPTS):
             try:
-                self.client.txt2img(PROBE, timeout_s=max(end - time.monotonic(), 0.1))
+                self.client.txt2img(PROBE, timeout_s=max(end - clock.now(), 0.1))
             except WebuiError as error:
                 failure = error
             else:
@@ -208,7 +209,7 @@ class WebuiProcess:
             if self._reader is not None:
                 self._reader.join(_LAST_WORDS_S)
             raise WebuiProcessError(describe_exit(self.exit_code), self.last_lines())
-        if time.monotonic() > end:
+        if clock.now() > end:
             what = f"the webui's model was not loaded within {deadline_s:.0f} s"
             raise WebuiProcessError(what, self.last_lines())
 

@@ -118,6 +118,10 @@ class RunningWorker:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait(self, timeout_s: float = 120) -> int:
         """The exit code."""
         return self._process.wait(timeout_s)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runtime.clock import clock
 from runtime.errors import SettingsError
 from runtime.job import handler
 from runtime.job.bucket import Bucket
@@ -643,3 +644,21 @@ def test_the_answer_says_what_was_accepted_though_it_changes_nothing() -> None:
 def test_the_whole_prompt_is_drawn_where_a_hash_stands_in_it() -> None:
     output = Bench(FakeWebui()).run({"prompt": "hair of #ff0000, eyes"})
     assert json.loads(output["info"])["prompt"] == "hair of #ff0000, eyes"
+
+
+def test_a_connection_that_did_not_outlive_a_freeze_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    webui = FakeWebui()
+
+    def breaks_after_a_thaw(_payload: Mapping[str, Any]) -> None:
+        webui.state["sampling_step"] = 3
+        for _ in range(2):
+            webui.asked.clear()
+            assert webui.asked.wait(60)
+        monkeypatch.setattr(clock, "frozen_s", 1000.0)
+        raise WebuiUnreachableError("the connection broke")
+
+    webui.script = [breaks_after_a_thaw]
+    assert Bench(webui).run()["bakery"]["attempts"] == 2
+    assert webui.starts == 1

@@ -39,6 +39,7 @@ EXPECTED = {
     "bake/image/build/picture.py": "warmup verify",
     "bake/steps/warmup.py": "warmup",
     "runtime/worker.py": "warmup environment runtime assemble verify",
+    "runtime/clock.py": "warmup runtime",
     "runtime/webui/client.py": "warmup runtime",
     "runtime/webui/process.py": "warmup runtime",
     "runtime/*/__init__.py": "runtime",  # docstrings, and what the warm-up does not import

@@ -1,0 +1,60 @@
+"""All of a worker's processes are stopped for longer than every deadline, and go on (RunPod's FlashBoot)."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.integration.test_runtime_platform import SLOW, has_begun, is_png, start
+from tests.integration.worker import SMALL, RunningWorker
+from tests.standins.runpod import Platform
+
+DEADLINES = {
+    "BAKERY_START_TIMEOUT_S": "30",
+    "BAKERY_JOB_TIMEOUT_S": "30",
+    "BAKERY_HANG_TIMEOUT_S": "10",
+    "BAKERY_INTERRUPT_TIMEOUT_S": "5",
+    "BAKERY_PROGRESS_S": "0.2",
+    "DEMO_FAULT": "slow=50",
+}
+FROZEN_S = 40.0
+
+
+def freeze(worker: RunningWorker) -> None:
+    """Stops the worker, waits, and lets it go on; the webui first, as a host that thaws has no order."""
+    tree = [worker.pid, worker.webui_pid()]
+    for pid in tree:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(FROZEN_S)
+    for pid in reversed(tree):
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_job_and_an_idle_worker_outlive_a_freeze(tmp_path: Path) -> None:
+    with Platform() as platform, start("runtime", platform, tmp_path, **DEADLINES) as worker:
+        job = platform.submit({**SLOW, "steps": 100})
+        has_begun(platform, job)
+        webui = worker.webui_pid()
+        freeze(worker)
+        assert is_png(platform.wait(job))
+        assert job.output["bakery"]["attempts"] == 1
+        freeze(worker)  # idle
+        assert is_png(platform.wait(platform.submit(SMALL)))
+        assert worker.webui_pid() == webui
+        assert "killed" not in worker.log
+        thawed = [each["frozen_s"] for each in worker.entries(phase="thaw")]
+        assert len(thawed) >= 2
+        assert sum(thawed) >= 2 * FROZEN_S - 5
+        worker.terminate()
+        assert worker.wait() == 0
+
+
+def test_a_freeze_during_the_start_moves_its_deadline(tmp_path: Path) -> None:
+    environment = {**DEADLINES, "DEMO_FAULT": ""}
+    with Platform() as platform, start("runtime", platform, tmp_path, **environment) as worker:
+        while not (tmp_path / "timeline").exists():
+            assert worker.exit_code is None, worker.log
+            time.sleep(0.01)
+        freeze(worker)
+        assert is_png(platform.wait(platform.submit(SMALL)))
+        assert not worker.entries(level="ERROR")
