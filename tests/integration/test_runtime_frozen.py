@@ -52,8 +52,10 @@ def test_a_job_and_an_idle_worker_outlive_a_freeze(tmp_path: Path) -> None:
 def test_a_freeze_during_the_start_moves_its_deadline(tmp_path: Path) -> None:
     environment = {**DEADLINES, "DEMO_FAULT": ""}
     with Platform() as platform, start("runtime", platform, tmp_path, **environment) as worker:
-        while not (tmp_path / "timeline").exists():
+        timeline, end = worker.folder / "timeline", time.monotonic() + 120
+        while not timeline.exists():
             assert worker.exit_code is None, worker.log
+            assert time.monotonic() < end, worker.log
             time.sleep(0.01)
         freeze(worker)
         assert is_png(platform.wait(platform.submit(SMALL)))
