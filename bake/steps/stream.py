@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from bake.errors import SourceError
 from bake.image.final.final import place_weights
 from bake.image.oci.layers import (
     PlacedFile,
@@ -77,7 +78,14 @@ def check_source(context: Context, pin: Pin) -> list[str]:
         facts = inspect_start(
             file.open_at(0), file.size_bytes, where=f"{pin.key} ({pin.file_name})"
         )
-    return check_weights(facts, context.manifest, pin)
+    warnings = check_weights(facts, context.manifest, pin)
+    if facts.format == "pickle":
+        raise SourceError(
+            "a pickle is looked through before it is baked, which needs the store",
+            where=f"{pin.key} ({pin.file_name})",
+            hint="bake with the store, or choose a .safetensors file",
+        )
+    return warnings
 
 
 def stream_weights(run: Run, worker: Worker) -> StreamedWeights | None:

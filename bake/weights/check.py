@@ -6,23 +6,24 @@ import io
 import re
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from picklescan.scanner import SafetyLevel, ScanResult, scan_bytes
 
 from bake.console import format_bytes
 from bake.errors import SourceError
 from bake.lock import Pin
 from bake.manifest.model import Manifest, config_key
+from bake.manifest.yaml import YamlError, parse_yaml
 from bake.weights.kinds import Recognised, recognise
 from runtime.files.errors import WeightsError
 from runtime.files.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
 from runtime.files.sniff import SNIFF_BYTES, identify_start
 
-_MAX_CONFIG_CHARS = 100_000
+_MAX_CONFIG_BYTES = 100_000
 _OWN_TARGETS = ("ldm.", "sgm.", "modules.", "torch.nn.")
 _PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _HINTS = {
@@ -168,7 +169,38 @@ def check_stored(path: Path, manifest: Manifest, pin: Pin) -> list[str]:
     if pin.role == "config":
         check_config(path, where=f"{pin.key} ({pin.file_name})")
         return []
-    return check_weights(inspect_weights(path, where=f"{pin.key} ({pin.file_name})"), manifest, pin)
+    where = f"{pin.key} ({pin.file_name})"
+    facts = inspect_weights(path, where=where)
+    warnings = check_weights(facts, manifest, pin)
+    if facts.format == "pickle":
+        scan_pickle(path, pin.suffix, where=where)
+    return warnings
+
+
+def scan_pickle(path: Path, suffix: str, *, where: str) -> None:
+    """Looks through a pickle for calls that no weights need; it is not loaded.
+
+    Raises:
+        SourceError: it imports what can harm, by picklescan's list, or cannot be looked through.
+    """
+    found = ScanResult([], scan_err=True)
+    # It reads what somebody made to be misread; whatever it then raises, the file is not to be trusted.
+    with suppress(Exception), path.open("rb") as file:
+        found = scan_bytes(file, "weights", suffix)
+    harmful = [each for each in found.globals if each.safety is SafetyLevel.Dangerous]
+    if harmful:
+        names = ", ".join(f"{each.module}.{each.name}" for each in harmful[:4])
+        raise SourceError(
+            f"picklescan finds calls in it that no weights need: {names[:200]}",
+            where=where,
+            hint="choose a .safetensors file, or another author's",
+        )
+    if found.scan_err or not found.scanned_files:
+        raise SourceError(
+            "picklescan cannot look through this pickle: it is broken, or made to hide something",
+            where=where,
+            hint="choose a .safetensors file",
+        )
 
 
 def check_config(path: Path, *, where: str) -> None:
@@ -178,14 +210,12 @@ def check_config(path: Path, *, where: str) -> None:
         SourceError: it is no YAML, describes no model, or names a class that is not the webui's own: the
             webui imports and calls whatever a `target` says.
     """
-    try:
-        data = YAML(typ="safe", pure=True).load(
-            path.read_text(encoding="utf-8")[: _MAX_CONFIG_CHARS + 1]
-        )
-    except (OSError, ValueError, RecursionError, YAMLError):
-        data = None
+    data: object = None
+    with suppress(OSError, ValueError, RecursionError, YamlError):
+        if path.stat().st_size <= _MAX_CONFIG_BYTES:
+            data = parse_yaml(path.read_text(encoding="utf-8")).data
     model = data.get("model") if isinstance(data, dict) else None
-    if path.stat().st_size > _MAX_CONFIG_CHARS or not isinstance(model, dict):
+    if not isinstance(model, dict):
         raise SourceError(
             "this is no config of a model: expected YAML with model: target: and params:",
             where=where,

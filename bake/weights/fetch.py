@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from bake.console import Console, format_bytes
 from bake.errors import SourceError
 from bake.lock import Pin
 from bake.settings import Settings
-from bake.weights.check import inspect_weights
+from bake.weights.check import Facts, inspect_start, inspect_weights
 from bake.weights.context import Context, Found, bake_errors, to_bake_error
 from bake.weights.locations import remember
 from bake.weights.providers import RemoteProvider, parse_pinned, provider_for
@@ -24,14 +27,19 @@ from bake.weights.transfer.judge import Options
 from bake.weights.transfer.partial import PartFile
 from bake.weights.transfer.remote import Remote
 from runtime.files.answers import (
-    MAX_RETRY_AFTER_S,
     RetryableError,
     content_length,
     parse_content_range,
-    refuse_body,
+    pause_after,
     refuse_page,
 )
 from runtime.files.errors import WeightsError
+from runtime.files.sniff import SNIFF_BYTES, identify_start
+
+LOOK_BYTES = 4 << 20
+"""Enough for the header of nearly every file; only as much as the header has is read."""
+_READ_BYTES = 64 << 10
+_RETRIES = 2
 
 
 def fetch_pin(
@@ -113,24 +121,43 @@ def download_once(
     return sha256, context.store.size_of(sha256)
 
 
-def measure(context: Context, provider: RemoteProvider, source: Source, found: Found) -> int | None:
-    """The exact size of a file whose digest alone is published.
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the beginning of a file tells before it is fetched; None where it does not."""
+
+    size_bytes: int | None = None
+    facts: Facts | None = None
+
+
+def look_at(context: Context, provider: RemoteProvider, source: Source, found: Found) -> Look:
+    """The exact size of a file whose digest alone is published, and what its header says.
 
     It costs one redirect; the address that comes with it is kept for the download of this process. A
     refusal is no reason not to pin, but is said now rather than after an hour of building.
+
+    Raises:
+        WeightsError: the storage has a file of quite another size than the record says.
+        SourceError: it is no file of weights.
     """
-    if found.sha256 and context.store.has(found.sha256):
-        return context.store.size_of(found.sha256)
     remote = provider.open(context, source, found)
     try:
-        with _open_first_byte(context, remote) as response:
-            size = _size_in(response, remote.url)
+        with _open_start(context, remote) as response:
+            size = found.size_bytes or _size_in(response)
+            _compare_sizes(size, found)
+            return Look(size_bytes=size, facts=_read_facts(response, size, found))
+    except (RetryableError, requests.RequestException, HTTPError, OSError):
+        return Look()
     except WeightsError as error:
+        if error.kind == "size":
+            raise
         context.console.warn(f"{found.file_name}: not to be downloaded now: {error}")
-        return None
+        return Look()
     finally:
+        remember(remote)
         remote.client.close()
-    remember(remote)
+
+
+def _compare_sizes(size: int | None, found: Found) -> None:
     about = found.about_bytes
     if size is not None and about is not None and abs(size - about) > 4096 + about // 100:
         raise WeightsError(
@@ -139,30 +166,36 @@ def measure(context: Context, provider: RemoteProvider, source: Source, found: F
             where=found.file_name,
             hint="try again later, or from another network",
         )
-    return size
 
 
-def _size_in(response: requests.Response, url: str) -> int | None:
-    """The size of the file whose first byte was asked for; a server without ranges gives all of it."""
+def _read_facts(response: requests.Response, size: int | None, found: Found) -> Facts | None:
+    """None for a file whose header is longer than what was asked for."""
+    start = response.raw.read(SNIFF_BYTES, decode_content=False)
+    length = int.from_bytes(start[:8], "little")
+    if size is None or (identify_start(start) == "safetensors" and length > LOOK_BYTES - 8):
+        return None
+    rest = iter(lambda: response.raw.read1(_READ_BYTES, decode_content=False), b"")
+    return inspect_start(itertools.chain([start], rest), size, where=found.file_name)
+
+
+def _size_in(response: requests.Response) -> int | None:
+    """The size of the file whose beginning was asked for; a server without ranges gives all of it."""
     if response.status_code == 200:
-        refuse_body(response, url)
         return content_length(response) or None
     served = parse_content_range(response.headers.get("Content-Range", ""))
     return served.total if served else None
 
 
-def _open_first_byte(context: Context, remote: Remote) -> requests.Response:
-    for attempt in range(3):
+def _open_start(context: Context, remote: Remote) -> requests.Response:
+    for failures in itertools.count(1):
         try:
-            response = remote.open_range(0, 1)
+            response = remote.open_range(0, LOOK_BYTES)
             refuse_page(response, remote.url)
             return response
         except RetryableError as failure:
-            last = failure.failure
-            if (failure.wait_s or 0) > MAX_RETRY_AFTER_S:
-                break
-            time.sleep(failure.wait_s or context.settings.backoff_s * 2**attempt)
-    raise last
+            backoff_s = context.settings.backoff_s
+            time.sleep(pause_after(failure, failures, most=_RETRIES, backoff_s=backoff_s))
+    raise AssertionError("unreachable")
 
 
 def _download(

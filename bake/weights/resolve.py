@@ -11,9 +11,9 @@ from bake.errors import ManifestError, SourceError
 from bake.lock import Lock, Pin
 from bake.manifest.model import Manifest, SourceEntry, config_key
 from bake.settings import Settings
-from bake.weights.check import check_name, check_stored
+from bake.weights.check import Facts, check_name, check_stored, check_weights
 from bake.weights.context import Context, Found, bake_errors, today
-from bake.weights.fetch import download_once, measure
+from bake.weights.fetch import download_once, look_at
 from bake.weights.licences import licence_warnings
 from bake.weights.providers import parse_pinned, provider_for
 from bake.weights.sites import local
@@ -56,10 +56,16 @@ def resolve_lock(
             pins.append(old)
         else:
             with console.step(f"pin {entry.key}", entry.source):
-                pin = _resolve_entry(context, entry, manifest, previous=old if same_text else None)
+                pin, facts = _resolve_entry(
+                    context, entry, manifest, previous=old if same_text else None
+                )
+                warnings = []
                 if store.has(pin.sha256):
-                    for warning in check_stored(store.path_of(pin.sha256), manifest, pin):
-                        console.warn(warning)
+                    warnings = check_stored(store.path_of(pin.sha256), manifest, pin)
+                elif facts is not None:
+                    warnings = check_weights(facts, manifest, pin)
+                for warning in warnings:
+                    console.warn(warning)
                 pins.append(pin)
     _refuse_same_names(manifest, pins)
     lock = Lock(manifest_name=manifest.name, family=manifest.family, pins=tuple(pins))
@@ -76,8 +82,12 @@ def _beside(entry: SourceEntry, pins: list[Pin]) -> SourceEntry:
 
 def _resolve_entry(
     context: Context, entry: SourceEntry, manifest: Manifest, *, previous: Pin | None
-) -> Pin:
-    """Pins one source afresh. A previous pin of the same text keeps its day, if the answer is the same."""
+) -> tuple[Pin, Facts | None]:
+    """Pins one source afresh; also what its header says, where it is not in the store.
+
+    A previous pin of the same text keeps its day, if the answer is the same.
+    """
+    facts = None
     where = entry.key
     source = parse_pinned(entry.source, where=where)
     provider = provider_for(source)
@@ -92,15 +102,19 @@ def _resolve_entry(
             sha256, size = found.sha256 or "", found.size_bytes
             if not sha256:
                 sha256, size = download_once(context, provider, source, found, where=where)
+            elif not context.store.has(sha256):
+                look = look_at(context, provider, source, found)
+                size, facts = look.size_bytes or size, look.facts
             elif size is None:
-                size = measure(context, provider, source, found)
+                size = context.store.size_of(sha256)
     if previous is not None and provider is not None and previous.sha256 != sha256:
         raise SourceError(
             f"the source now has SHA256 {sha256}, the lock says {previous.sha256}",
             where=where,
             hint="bake update MANIFEST moves the pin, if the change is meant",
         )
-    return _make_pin(entry, found, sha256=sha256, size_bytes=size, previous=previous)
+    pin = _make_pin(entry, found, sha256=sha256, size_bytes=size, previous=previous)
+    return pin, facts
 
 
 def _refuse_mismatch(found: Found, entry: SourceEntry, manifest: Manifest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import random
 import re
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from runtime.files.sniff import LFS_HINT, LFS_POINTER, SNIFF_BYTES, describe, id
 
 MAX_RETRY_AFTER_S = 120.0
 """A server that asks for more is not waited for."""
+_MAX_BACKOFF_S = 30.0
 _CONTENT_RANGE = re.compile(r"^bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)$")
 RETRIED = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531)})
 """Statuses that pass by themselves; 520 to 530 are Cloudflare's, for an origin that it does not reach."""
@@ -44,6 +46,38 @@ class RetryableError(Exception):
         """The offset after the last byte that came before it."""
         self.wait_s = wait_s
         self.attempts = attempts
+
+
+def pause_after(
+    failure: RetryableError,
+    failures: int,
+    *,
+    most: int,
+    backoff_s: float,
+    in_vain: int | None = None,
+) -> float:
+    """The one rule of repeating: seconds until the next attempt.
+
+    Args:
+        failure: What happened; its own `attempts` may lower `most`.
+        failures: How many there were in a row, this one included.
+        most: After so many failures there is another attempt, after one more there is none.
+        backoff_s: The pause after the second; a tenth after the first, since most cuts are single events,
+            and doubled after each further one, up to half a minute.
+        in_vain: How many of them count against `most`, where others got on meanwhile.
+
+    Raises:
+        WeightsError: the failure itself, when it is the last or its server asks to wait for too long.
+    """
+    most = most if failure.attempts is None else min(most, failure.attempts)
+    counted = failures if in_vain is None else in_vain
+    if counted > most or (failure.wait_s or 0) > MAX_RETRY_AFTER_S:
+        raise failure.failure
+    if failure.wait_s:  # a server that says 0, or a time that has passed, gets our own pause
+        return failure.wait_s
+    wait_s = min(_MAX_BACKOFF_S, backoff_s * (0.1 if failures == 1 else 2.0 ** (failures - 2)))
+    # Connections that broke together do not come back in step.
+    return wait_s * random.uniform(0.5, 1.0)  # noqa: S311
 
 
 Explain = Callable[[requests.Response, str], Exception]

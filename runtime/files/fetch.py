@@ -16,11 +16,11 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from runtime.clock import clock
 from runtime.files.answers import (
-    MAX_RETRY_AFTER_S,
     RetryableError,
     content_length,
     explain_plainly,
     parse_content_range,
+    pause_after,
     refuse_page,
     refuse_start,
     stalled,
@@ -36,7 +36,6 @@ _MAX_FAILURES = 6
 """In a row, without a byte between them."""
 _MAX_STARTS = 6
 """From the first byte, of a server that does not continue what it broke off."""
-_MAX_PAUSE_S = 30.0
 _EXPIRED = {401, 403, 410}
 
 
@@ -143,11 +142,8 @@ class _Stream:
                 return self._digest.hexdigest()
             except RetryableError as error:
                 failures = 1 if self._received > before else failures + 1
-                most = _MAX_FAILURES if error.attempts is None else error.attempts
-                if failures > most or (error.wait_s or 0) > MAX_RETRY_AFTER_S:
-                    raise error.failure from None
-                factor = 0.1 if failures == 1 else 2.0 ** (failures - 2)
-                self._pause(error.wait_s or min(_MAX_PAUSE_S, backoff_s * factor))
+                wait_s = pause_after(error, failures, most=_MAX_FAILURES, backoff_s=backoff_s)
+                self._pause(wait_s)
 
     def _attempt(self, file: BinaryIO) -> None:
         self._check_going()

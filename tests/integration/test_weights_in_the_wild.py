@@ -16,7 +16,8 @@ from runtime.files.policy import HostPolicy
 from tests.integration.weights_case import VERSION, Case, open_case
 from tests.standins import models
 from tests.standins.http_server import Answer, Request, Server
-from tests.standins.huggingface import HF_TOKEN
+from tests.standins.huggingface import HF_TOKEN, Repository, Revision
+from tests.standins.storage import Blob
 from tests.standins.world import COMMIT, VAE_REPOSITORY, add_catalogue
 
 SDXL = models.safetensors(models.SDXL, seed=5, padding_bytes=200_000)
@@ -168,3 +169,20 @@ def test_what_cloudflare_says_of_an_origin_passes(case: Case, status: int) -> No
 
     with serve(answer) as server:
         assert bake_it(case, f"{server.url}/x.safetensors") == SHA256
+
+
+@pytest.mark.parametrize("site", ["civitai", "hub"])
+def test_a_file_that_draws_noise_is_refused_before_it_is_fetched(case: Case, site: str) -> None:
+    data = models.safetensors({**models.SDXL, "v_pred": (0,)}, padding_bytes=5_000_000)
+    case.add_civitai(data)
+    source = f"civitai:{VERSION}"
+    if site == "hub":
+        files = {"x.safetensors": Blob(data=data)}
+        revision = Revision(commit=COMMIT, files=files)
+        case.world.huggingface.add(Repository(name="a/b", revisions=[revision]))
+        source = "hf://a/b/x.safetensors"
+    with pytest.raises(SourceError, match="predicts v, which the webui cannot tell"):
+        case.pin(source)
+    assert case.stored() == []
+    config = "config: builtin:sdxl-v-prediction\n"
+    assert case.lock(case.manifest(source, more=config)).pin("config").suffix == ".yaml"

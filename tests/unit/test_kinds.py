@@ -1,13 +1,17 @@
 """Files that the webui would load without a word and draw noise with, or not load at all, and what helps."""
 
-from collections.abc import Mapping
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from bake.errors import ManifestError, SourceError
 from bake.manifest.load import parse_manifest
+from bake.manifest.yaml import parse_yaml
 from bake.weights.check import check_config, check_stored
 from bake.weights.sources import CONFIGS
 from tests.standins import models
@@ -162,7 +166,7 @@ def test_the_built_in_configs_are_the_webuis_own(name: str) -> None:
     path = CONFIGS / f"{name}.yaml"
     check_config(path, where="config")
     text = path.read_text(encoding="utf-8")
-    assert YAML(typ="safe").load(text)["model"]["target"].startswith(("sgm.", "ldm."))
+    assert parse_yaml(text).data["model"]["target"].startswith(("sgm.", "ldm."))
     assert ("denoiser_scaling.VScaling" in text) == name.startswith("sdxl")
 
 
@@ -173,6 +177,7 @@ def test_the_built_in_configs_are_the_webuis_own(name: str) -> None:
         ("model: 1", "this is no config of a model"),
         ("x: 1\n" * 40_000, "this is no config of a model"),
         ("model: {params: {}}", "the config's target names nothing"),
+        ("a: &a [1]\nmodel: {target: ldm.x, b: *a}", "this is no config of a model"),
         ("model: {target: os.system}", "the config's target names os.system"),
         (
             "model: {target: ldm.x, params: {a: [{target: subprocess.run}]}}",
@@ -205,3 +210,44 @@ def test_configs_in_a_manifest(tmp_path: Path, line: str, error: str) -> None:
     )
     with pytest.raises(ManifestError, match=error):
         parse_manifest(text, tmp_path / "x.yaml")
+
+
+class Harm:
+    """Unpickled, it would run a command."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("true",)
+
+
+def torch_zip(value: object) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(value, protocol=2))
+        archive.writestr("archive/version", "3\n")
+    return packed.getvalue()
+
+
+def check_pickle(folder: Path, data: bytes) -> list[str]:
+    path = folder / "stored"
+    path.write_bytes(data)
+    text = (
+        "name: x\nfamily: sdxl\ncheckpoint: civitai:1\nallow_pickle: true\n"
+        "warmup:\n  prompt: a cat\nimage: example.com/x\n"
+    )
+    pinned = pin("checkpoint", "civitai:1", file_name="x.ckpt")
+    return check_stored(path, parse_manifest(text, folder / "x.yaml"), pinned)
+
+
+@pytest.mark.parametrize("pack", [torch_zip, lambda value: pickle.dumps(value, protocol=2)])
+def test_an_allowed_pickle_is_looked_through(
+    tmp_path: Path, pack: Callable[[object], bytes]
+) -> None:
+    (warning,) = check_pickle(tmp_path, pack({"state_dict": {"a": 1}}))
+    assert "a pickle can run code" in warning
+    with pytest.raises(SourceError, match=r"calls in it that no weights need: \w+\.system"):
+        check_pickle(tmp_path, pack({"state_dict": {"a": Harm()}}))
+
+
+def test_a_pickle_that_cannot_be_looked_through(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="picklescan cannot look through this pickle"):
+        check_pickle(tmp_path, b"PK\x03\x04" + bytes(400))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -9,13 +10,13 @@ from typing import Any
 
 import requests
 
-from runtime.files.answers import MAX_RETRY_AFTER_S, Explain, RetryableError, transport_failure
+from runtime.files.answers import Explain, RetryableError, pause_after, transport_failure
 from runtime.files.errors import WeightsError
 from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url
 
 MAX_ANSWER_BYTES = 8 << 20
-ATTEMPTS = 4
+_RETRIES = 3
 
 
 def get_json(client: Client, url: str, *, explain: Explain, backoff_s: float) -> Mapping[str, Any]:
@@ -52,14 +53,11 @@ def ask(
     client: Client, url: str, *, method: str, explain: Explain, backoff_s: float
 ) -> requests.Response:
     """An answer below 400 (redirects are not followed), asked again after failures that may pass."""
-    for attempt in range(1, ATTEMPTS + 1):
+    for failures in itertools.count(1):
         try:
             return _ask_once(client, url, method=method, explain=explain)
         except RetryableError as failure:
-            wait_s = failure.wait_s or backoff_s * 2 ** (attempt - 1)
-            if attempt >= min(ATTEMPTS, failure.attempts or ATTEMPTS) or wait_s > MAX_RETRY_AFTER_S:
-                raise failure.failure from failure
-        time.sleep(wait_s)
+            time.sleep(pause_after(failure, failures, most=_RETRIES, backoff_s=backoff_s))
     raise AssertionError("unreachable")
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 
-from runtime.files.answers import MAX_RETRY_AFTER_S, RetryableError, stalled
+from runtime.files.answers import RetryableError, pause_after, stalled
 
-MAX_BACKOFF_S = 30.0
 MAX_LONE_FAILURES = 3
 """A connection that fails as often in a row while others get on is given up."""
 MIN_BYTES_PER_S = 1024
@@ -44,16 +42,13 @@ class Patience:
         self.failures += 1
         self._silent = self._silent + 1 if received == self._received else 1
         self._received = received
-        is_stuck = self._silent > (failure.attempts or self.max_failures)
-        if is_stuck or (failure.wait_s or 0) > MAX_RETRY_AFTER_S:
-            raise failure.failure
-        if failure.wait_s:  # a server that says 0, or a time that has passed, gets our own pause
-            return failure.wait_s
-        # After progress the first attempt comes almost at once: most cuts are single events.
-        factor = 0.1 if self.failures == 1 else 2.0 ** (self.failures - 2)
-        wait_s = min(MAX_BACKOFF_S, self.backoff_s * factor)
-        # Connections that broke together do not come back in step.
-        return wait_s * random.uniform(0.5, 1.0)  # noqa: S311
+        return pause_after(
+            failure,
+            self.failures,
+            most=self.max_failures,
+            backoff_s=self.backoff_s,
+            in_vain=self._silent,
+        )
 
 
 class Pace:
