@@ -20,7 +20,7 @@ from runtime.files.sniff import LFS_HINT, LFS_POINTER, SNIFF_BYTES, describe, id
 MAX_RETRY_AFTER_S = 120.0
 """A server that asks for more is not waited for."""
 _MAX_BACKOFF_S = 30.0
-_CONTENT_RANGE = re.compile(r"^bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)$")
+_CONTENT_RANGE = re.compile(r"^bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)$")
 RETRIED = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531)})
 """Statuses that pass by themselves; 520 to 530 are Cloudflare's, for an origin that it does not reach."""
 ANOTHER_WAY = (
@@ -201,7 +201,7 @@ def validator_of(response: requests.Response) -> str | None:
 def content_length(response: requests.Response) -> int | None:
     """What a whole answer says of its length."""
     text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 def stalled(url: str) -> WeightsError:

@@ -56,6 +56,13 @@ class Credentials:
         return _origin(url) == _origin(self.origin)
 
 
+class _Session(requests.Session):
+    """Follows nothing, also not in thought: requests decodes a Location that nobody asked it to follow."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002
+        return None
+
+
 class Client:
     """One session: connections are kept alive and shared by the threads of a download."""
 
@@ -74,7 +81,7 @@ class Client:
         self.timeouts = timeouts or Timeouts()
         self.credentials = credentials
         self._proxies_from_environment = proxies_from_environment
-        self.session = requests.Session()
+        self.session = _Session()
         self.session.trust_env = False
         self.session.headers.clear()
         self.session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
@@ -173,7 +180,11 @@ def check_redirect(url: str, target: str, policy: HostPolicy, *, login_hint: str
     Raises:
         WeightsError: kind `login` for a login page, kind `host` for a host that is not allowed.
     """
-    absolute = urljoin(url, target)
+    try:
+        absolute = urljoin(url, target)
+    except ValueError:
+        what = "a redirect to what is no address"
+        raise WeightsError("redirect", what, where=show_url(url)) from None
     path = urlsplit(absolute).path.rstrip("/").lower()
     if path.endswith(("/login", "/signin", "/sign-in")):
         raise WeightsError(

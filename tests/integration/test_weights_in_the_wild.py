@@ -1,6 +1,7 @@
 """Sources as servers really are: mirrors that redirect, raw UTF-8 in a Location, encodings that are none."""
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -186,3 +187,75 @@ def test_a_file_that_draws_noise_is_refused_before_it_is_fetched(case: Case, sit
     assert case.stored() == []
     config = "config: builtin:sdxl-v-prediction\n"
     assert case.lock(case.manifest(source, more=config)).pin("config").suffix == ".yaml"
+
+
+@pytest.mark.parametrize("run", [bake_it, fetch_it])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "//[x",
+        "http://[::1",
+        "https://",
+        "caf\xe9",
+        "http://a.example:99999/",
+        "\x85",
+        " ",
+        "http:///x",
+    ],
+)
+def test_a_location_that_is_none_is_an_error_in_words(
+    case: Case, run: Callable[[Case, str], str], location: str
+) -> None:
+    def answer(request: Request) -> Answer:
+        if request.path == "/x.safetensors":
+            return Answer(status=302, headers={"Location": location})
+        return Answer(status=404)
+
+    with serve(answer) as server, pytest.raises((SourceError, WeightsError)) as raised:
+        run(case, f"{server.url}/x.safetensors")
+    assert "Error" not in str(raised.value)
+    assert case.stored() == []
+
+
+ODD = [
+    "",
+    "0",
+    "-1",
+    "1",
+    "9" * 5000,
+    "é",
+    "\x85\xa0",
+    "bytes */5",
+    "bytes 0-4/5",
+    "gzip",
+    "chunked",
+    "now",
+]
+NAMES = ["Content-Length", "Content-Range", "Content-Encoding", "Retry-After", "Location", "ETag"]
+NAMES += ["Content-Type", "Transfer-Encoding", "X-Repo-Commit", "X-Linked-Etag", "X-Linked-Size"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_a_server_answers_ends_in_words_or_with_the_file(case: Case, seed: int) -> None:
+    chance = random.Random(seed)
+
+    def answer(_: Request) -> Answer:
+        headers = {name: chance.choice(ODD) for name in chance.sample(NAMES, 3)}
+        headers.setdefault("Content-Length", "5")
+        body = chance.choice([b"", b"hello", SDXL[:600], b"{}", b"<a>"])
+        known = chance.choice([200, 200, 206, 301, 304, 404, 416, 429, 503, 525, 599])
+        return Answer(status=known, headers=headers, body=body)
+
+    with serve(answer) as server:
+        case.settings = replace(
+            case.settings, huggingface_url=server.url, civitai_url=server.url, stall_s=2
+        )
+        for source in (f"{server.url}/x.safetensors", "hf://a/b/x.safetensors", "civitai:7"):
+            with pytest.raises(SourceError) as raised:
+                case.pin(source)
+            assert "Error(" not in str(raised.value)
+        policy, timeouts = HostPolicy(loopback=True), Timeouts(stall_s=2, total_s=20)
+        url = f"{server.url}/x.safetensors"
+        with pytest.raises(WeightsError):
+            fetch_url(url, case.folder / "x", policy=policy, timeouts=timeouts, sha256="0" * 64)
+    assert not (case.folder / "x").exists()
