@@ -18,7 +18,7 @@ from bake.settings import Settings
 from bake.weights.store import Store
 from runtime.files.errors import WeightsError
 from runtime.files.http import Client, Credentials, Timeouts
-from runtime.files.policy import HostPolicy, is_loopback_host, merge_hosts
+from runtime.files.policy import HostPolicy, is_loopback_host
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Context:
         host = (urlsplit(base).hostname or "").lower()
         own = (host, *self.settings.storage_hosts)
         policy = HostPolicy(
-            hosts=merge_hosts(storage_hosts, own),
+            hosts=tuple(dict.fromkeys(each.lower() for each in (*storage_hosts, *own))),
             loopback=is_loopback_host(host),
             private_hosts=own if base != public else self.settings.storage_hosts,
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -132,11 +131,6 @@ def show_url(url: str) -> str:
         return "(not a valid address)"
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}{parts.path}"
-
-
-def merge_hosts(*groups: Iterable[str]) -> tuple[str, ...]:
-    """The union of host lists, in order."""
-    return tuple(dict.fromkeys(host.lower() for group in groups for host in group))
 
 
 def _is_never_allowed(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

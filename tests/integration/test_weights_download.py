@@ -57,7 +57,6 @@ class Fetcher:
         connections: int = 1,
         sha256: str | None = SHA256,
         size_bytes: int | None = len(DATA),
-        max_bytes: int | None = None,
         max_failures: int = 6,
         backoff_s: float = 0.001,
     ) -> str:
@@ -67,7 +66,6 @@ class Fetcher:
             connections=connections,
             segment_bytes=SEGMENT,
             backoff_s=backoff_s,
-            max_bytes=max_bytes,
             max_failures=max_failures,
         )
         remote = Remote(self.client, self.url)
@@ -333,16 +331,6 @@ def test_who_asks_for_hours_is_not_waited_for(
     assert fetcher.requests == 1
 
 
-@pytest.mark.parametrize("fault", ["announced", "unannounced"])
-def test_a_file_above_the_limit_is_refused(fetcher: Fetcher, fault: str) -> None:
-    if fault == "unannounced":
-        fetcher.world.storage.fault = always(Fault(kind="chunked"))
-    with pytest.raises(WeightsError, match="100000 are allowed") as raised:
-        fetcher.run(size_bytes=None, sha256=None, max_bytes=100_000)
-    assert raised.value.kind == "too_large"
-    assert not fetcher.part.path.exists()
-
-
 def test_a_full_disk_is_an_error_that_keeps_what_came(
     fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,14 +388,6 @@ def test_a_cancelled_download_is_taken_up_later(fetcher: Fetcher) -> None:
     assert download.run() == SHA256
     assert download.resumed_bytes > 0
     assert fetcher.is_right()
-
-
-def test_the_whole_time_is_limited(fetcher: Fetcher) -> None:
-    fetcher.world.storage.fault = always(Fault(kind="cut", after=1))
-    options = Options(size_bytes=len(DATA), sha256=SHA256, total_s=0.3, backoff_s=0.05)
-    with pytest.raises(WeightsError) as raised:
-        run_download(Remote(fetcher.client, fetcher.url), fetcher.part, options)
-    assert raised.value.kind == "too_slow"
 
 
 @pytest.mark.parametrize("refusal", ["quota", "busy", "reset"])

@@ -19,7 +19,6 @@ from bake.weights.transfer.judge import (
     RestartError,
     judge_lead,
     judge_segment,
-    too_large,
     wrong_size,
 )
 from bake.weights.transfer.partial import PartFile, PrefixHasher, write_all
@@ -45,7 +44,6 @@ class Download:
         self.options = options
         self.resumed_bytes = 0
         """Bytes that an earlier attempt had left."""
-        self._deadline = None if options.total_s is None else time.monotonic() + options.total_s
         self._pass = Pass(part, options)
         self._received = 0
         self._reported = 0
@@ -279,9 +277,6 @@ class Download:
     def _write(self, handle: int, chunk: bytes, at: int) -> int:
         if at == 0:
             refuse_start(chunk, self.remote.url)
-        most = self.options.max_bytes
-        if most is not None and at + len(chunk) > most:
-            raise too_large(at + len(chunk), self.options, self.remote.url)
         write_all(handle, chunk, at, self.part.path)
         self._received += len(chunk)
         self.part.record(at, at + len(chunk))
@@ -321,12 +316,6 @@ class Download:
     def _check_going(self) -> None:
         if self._pass.stopped:
             raise WeightsError("stopped", "the download was stopped")
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise WeightsError(
-                "too_slow",
-                f"the download takes longer than {self.options.total_s:.0f} s",
-                where=show_url(self.remote.url),
-            )
 
     def _watch(self, threads: list[threading.Thread]) -> None:
         checkpoint_at = time.monotonic() + FIRST_CHECKPOINT_S
@@ -379,7 +368,7 @@ def run_download(remote: Remote, part: PartFile, options: Options) -> str:
         try:
             found = download.run()
         except WeightsError as error:
-            is_other = error.kind in ("page", "size", "too_large", "not_weights")
+            is_other = error.kind in ("page", "size", "not_weights")
             if is_other or not part.done.total:  # room that was reserved for nothing is given back
                 part.reset()
             raise

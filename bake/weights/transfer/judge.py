@@ -33,11 +33,8 @@ class Options:
     """Any other length is an error."""
     sha256: str | None = None
     """Lower-case hex. With it, bytes of two servers may be mixed, since the digest judges the whole."""
-    max_bytes: int | None = None
     connections: int = 1
     segment_bytes: int = SEGMENT_BYTES
-    total_s: float | None = None
-    """Seconds for the whole download with its retries."""
     backoff_s: float = 1.0
     """The pause after the second failure in a row; a tenth after the first, doubled after each further one."""
     max_failures: int = 6
@@ -98,8 +95,6 @@ def _judge_total(
         if start == 0:
             refuse_body(response, url)
         raise wrong_size(total, options, url)
-    if options.max_bytes is not None and total > options.max_bytes:
-        raise too_large(total, options, url)
 
 
 def judge_segment(
@@ -145,14 +140,5 @@ def wrong_size(total: int | None, options: Options, url: str) -> WeightsError:
     return WeightsError(
         "size",
         f"the server has {found}, {options.size_bytes} were expected",
-        where=show_url(url),
-    )
-
-
-def too_large(total: int, options: Options, url: str) -> WeightsError:
-    """The error for a file above `Options.max_bytes`."""
-    return WeightsError(
-        "too_large",
-        f"the file has {total} bytes or more, {options.max_bytes} are allowed",
         where=show_url(url),
     )
