@@ -9,7 +9,7 @@ the SDK, asks `/sd-models` every 0.2 s, then posts its job (src/start.sh and src
 runpod-workers/worker-a1111). `ours`: `runtime.webui` starts the webui under `runtime.boot`, the SDK is
 imported meanwhile, the job is posted when the model is loaded. Every round runs each variant once, in
 turn, with the page cache dropped (as root by /proc/sys/vm/drop_caches, else file by file with
-POSIX_FADV_DONTNEED) and not. `--each` adds each trick left out, and each alone.
+POSIX_FADV_DONTNEED) and not. `benchmarks.tricks` adds each trick left out, and each alone.
 
 Harvests are recorded first, once for each checkpoint, unmeasured. The pictures of all variants of a
 checkpoint must be the same, bit by bit; else the exit status is 1. Figures are ratios of medians.
@@ -37,7 +37,6 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.report import environment, write_report  # noqa: E402
-from runtime.boot.choice import TRICKS  # noqa: E402
 from runtime.worker import WEIGHTS_MTIME, Webui, Weights, Worker  # noqa: E402
 
 OFFICIAL_FLAGS = [
@@ -118,7 +117,6 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--variants", default="official,all", help="official, or BAKERY_BOOT values (/ for ,)"
     )
-    parser.add_argument("--each", action="store_true", help="each trick left out, and each alone")
     parser.add_argument("--json", type=Path)
     parser.add_argument("checkpoints", type=Path, nargs="+")
     return parser.parse_args()
@@ -139,8 +137,6 @@ class Bench:
         print(f"{self.checkpoint.stem}: recording a harvest", file=sys.stderr)
         self._start("all", record=True)
         variants = self.options.variants.split(",")
-        if self.options.each:
-            variants += [f"-{name}" for name in TRICKS] + [*TRICKS, "plain"]
         runs = []
         for number in range(self.options.rounds):
             for cache in self.options.cache.split(","):
