@@ -21,10 +21,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import cold_start  # noqa: E402
-from benchmarks.cold_start import Bench, Run, select  # noqa: E402
-from benchmarks.report import write_report  # noqa: E402
-from runtime.boot.choice import TRICKS  # noqa: E402
+from benchmarks import cold_start
+from benchmarks.cold_start import Bench, Run, select
+from benchmarks.report import write_report
+from runtime.boot.choice import TRICKS
 
 LEAST = 0.03
 MEASURES = ("first_picture_s", "webui_cpu_s")
