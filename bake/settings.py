@@ -19,6 +19,7 @@ from runtime.files.policy import is_loopback_host
 
 CIVITAI_URL = "https://civitai.com"
 HUGGINGFACE_URL = "https://huggingface.co"
+RUNPOD_URL = "https://api.runpod.io"
 MAX_CONNECTIONS = 16
 _A_DAY_S = 24 * 3600
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -211,6 +212,8 @@ class Settings:
     huggingface_url: str = _variable("HF_ENDPOINT", _base_url, "Hugging Face, or a mirror of it", default=HUGGINGFACE_URL)
     civitai_token: str | None = _variable("CIVITAI_TOKEN", _token, "sent to CivitAI, nowhere else; `CIVITAI_API_KEY` does the same", also=("CIVITAI_API_KEY",), is_secret=True)
     huggingface_token: str | None = _variable("HF_TOKEN", _token, "sent to Hugging Face, nowhere else", is_secret=True)
+    runpod_url: str = _variable("RUNPOD_API_URL", _base_url, "RunPod's API, or a stand-in for trials", default=RUNPOD_URL)
+    runpod_token: str | None = _variable("RUNPOD_API_KEY", _token, "the key of `bake deploy`, `logs` and `undeploy`; sent to RunPod, nowhere else", is_secret=True)
     # fmt: on
     backoff_s: float = 1.0
     """Seconds of pause after the second failure in a row; doubled at each further one, up to 30."""

@@ -17,16 +17,17 @@ class Gpu:
     name: str
     cuda_architecture: str
     """As TORCH_CUDA_ARCH_LIST wants it, such as 8.9."""
+    pool: str = ""
+    """RunPod's serverless pool that has it; empty where none has."""
+    runpod_type: str = ""
+    """RunPod's id of it."""
 
 
 @cache
 def _table() -> dict[str, Gpu]:
     data = json.loads(DATA_FILE.read_text(encoding="utf-8"))
     cards = data["gpus"]
-    return {
-        name: Gpu(name=name, cuda_architecture=card["cuda_architecture"])
-        for name, card in sorted(cards.items())
-    }
+    return {name: Gpu(name=name, **card) for name, card in sorted(cards.items())}
 
 
 def gpu_names() -> list[str]:
@@ -37,3 +38,13 @@ def gpu_names() -> list[str]:
 def find_gpu(name: str) -> Gpu:
     """The card of that name; the manifest's check has seen to it that it exists."""
     return _table()[name]
+
+
+def unfit_types(gpu: Gpu) -> tuple[str, ...]:
+    """RunPod's ids of the cards in this one's pool that code compiled for it does not run on."""
+    others = (each for each in _table().values() if gpu.pool and each.pool == gpu.pool)
+    return tuple(
+        sorted(
+            each.runpod_type for each in others if each.cuda_architecture != gpu.cuda_architecture
+        )
+    )

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from pydantic_core import PydanticCustomError
 
 from bake.errors import did_you_mean
+from bake.manifest.deploy import Deploy
 from bake.manifest.gpus import gpu_names
 from runtime.job.fields import LIMITS
 from runtime.worker import Role
@@ -179,6 +180,7 @@ class Manifest(BaseModel):
         default_factory=dict, description="request limits by name (docs/request.md), whole numbers"
     )
     base: Base = Field(default_factory=Base)
+    deploy: Deploy = Field(default_factory=Deploy)
     image: str = Field(
         description="the repository that the image goes to, such as ghcr.io/you/jib-mix"
     )

@@ -1,0 +1,1 @@
+"""An image as a RunPod serverless endpoint: REST v2 only (docs/deploy.md)."""
