@@ -9,7 +9,7 @@ SHELL_FILES := .ci/run requirements/pin-images demo/run demo/draw demo/engine/co
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
-.PHONY: help venv demo bake check test test-unit engine-start engine-stop bench schema standins locks release runtime-venvs clean
+.PHONY: help venv demo bake check test test-unit engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -65,6 +65,10 @@ bench: venv runtime-venvs ## Measure fetch, re-bake, pull and the runtime; table
 schema: venv ## Write the JSON Schemas and the tables of the request's and operations' pages
 	$(BIN)/bake schema > docs/manifest.schema.json
 	$(BIN)/python docs/reference.py
+
+hub: ## Write the published image's digest into .runpod/Dockerfile: make hub IMAGE=REPOSITORY@sha256:...
+	@echo '$(IMAGE)' | grep -Eq '^[a-z0-9.:-]+/.+@sha256:[0-9a-f]{64}$$' || { echo 'give the image by digest: make hub IMAGE=REPOSITORY@sha256:...' >&2; exit 2; }
+	sed -i 's#^FROM .*#FROM $(IMAGE)#' .runpod/Dockerfile
 
 standins: venv ## Serve the stand-ins for CivitAI and Hugging Face until interrupted
 	$(BIN)/python -m tests.standins

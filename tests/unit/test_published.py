@@ -1,7 +1,6 @@
 """What is published of the worker is what it does: no page and no schema is stale."""
 
 import ast
-import dataclasses
 import importlib.util
 import io
 import json
@@ -10,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from runtime.job.fields import FIELDS
-from runtime.job.request import parse_request
-from runtime.settings import Settings
-from tests.samples import DEFAULT_LIMITS, NAMES, make_worker
 from tests.unit.test_request import OFFICIAL_README, SEED_PROJECT, WEBUIAPI
 
 _NO_CODE = {
@@ -56,15 +52,6 @@ def test_the_schema_has_every_field_and_allows_no_other() -> None:
     }
     assert schema["properties"]["script_name"]["enum"] == [None, ""]
     assert schema["properties"]["styles"]["type"] == ["array", "null"]
-
-
-def test_the_hubs_files_say_what_the_worker_takes() -> None:
-    hub = json.loads((DOCS.parent / ".runpod" / "hub.json").read_text(encoding="utf-8"))
-    variables = {each.metadata["variable"] for each in dataclasses.fields(Settings)}
-    assert {each["key"] for each in hub["config"]["env"]} <= variables
-    tests = json.loads((DOCS.parent / ".runpod" / "tests.json").read_text(encoding="utf-8"))
-    for each in tests["tests"]:
-        parse_request(each["input"], worker=make_worker(), names=NAMES, limits=DEFAULT_LIMITS)
 
 
 def test_the_workers_environment_holds_nothing_that_only_a_build_needs() -> None:

@@ -167,7 +167,9 @@ def test_a_bad_value_is_named_with_what_was_expected(name: str) -> None:
     assert raised.value.exit_code == 2
     shown = str(raised.value)
     assert shown.startswith(f"{name}: ")
-    assert ("TOKEN" in name or "KEY" in name) != (BAD[name] in shown or "mirror" in shown), "secrets are not shown"
+    assert ("TOKEN" in name or "KEY" in name) != (BAD[name] in shown or "mirror" in shown), (
+        "secrets are not shown"
+    )
     assert any(word in shown for word in ("expected", "not an https address", "no token has"))
 
 
