@@ -213,7 +213,7 @@ class Settings:
     civitai_token: str | None = _variable("CIVITAI_TOKEN", _token, "sent to CivitAI, nowhere else; `CIVITAI_API_KEY` does the same", also=("CIVITAI_API_KEY",), is_secret=True)
     huggingface_token: str | None = _variable("HF_TOKEN", _token, "sent to Hugging Face, nowhere else", is_secret=True)
     runpod_url: str = _variable("RUNPOD_API_URL", _base_url, "RunPod's API, or a stand-in for trials", default=RUNPOD_URL)
-    runpod_token: str | None = _variable("RUNPOD_API_KEY", _token, "the key of `bake deploy`, `logs` and `undeploy`; sent to RunPod, nowhere else", is_secret=True)
+    runpod_token: str | None = _variable("RUNPOD_API_KEY", _token, "an API key with read and write access to Serverless; sent to RunPod, nowhere else", is_secret=True)
     # fmt: on
     backoff_s: float = 1.0
     """Seconds of pause after the second failure in a row; doubled at each further one, up to 30."""

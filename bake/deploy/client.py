@@ -224,7 +224,7 @@ class RunpodClient:
                 if method == "DELETE" and was_sent and "404" in error.what:
                     return None
                 if attempt == _ATTEMPTS or not (is_repeatable or error.counts is False):
-                    raise _give_up(error, attempt, self.url, is_repeatable=is_repeatable) from None
+                    raise _give_up(error, attempt, self.url, is_repeatable=is_repeatable) from error
                 pause_s = self.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311
                 time.sleep(min(pause_s if error.wait_s is None else error.wait_s, _MOST_WAIT_S))
             except PushError as error:
@@ -263,10 +263,10 @@ class RunpodClient:
                 stream=True,
             )
         except (requests.exceptions.ConnectTimeout, requests.exceptions.SSLError) as error:
-            raise Transient(f"no connection ({type(error).__name__})", counts=False) from None
+            raise Transient(f"no connection ({type(error).__name__})", counts=False) from error
         except (requests.ConnectionError, requests.Timeout) as error:
             is_refused = "NewConnectionError" in repr(error) or "NameResolution" in repr(error)
-            raise Transient(f"no answer ({type(error).__name__})", counts=not is_refused) from None
+            raise Transient(f"no answer ({type(error).__name__})", counts=not is_refused) from error
         if answer.status_code < 300:
             return answer
         with answer:
@@ -312,8 +312,8 @@ def _read(answer: requests.Response) -> Any:
         return None
     try:
         data = answer.json()
-    except (ValueError, requests.RequestException):
-        raise Transient(f"HTTP {answer.status_code} without JSON") from None
+    except (ValueError, requests.RequestException) as error:
+        raise Transient(f"HTTP {answer.status_code} without JSON") from error
     if not isinstance(data, dict):
         raise Transient(f"HTTP {answer.status_code} with other JSON than documented")
     return data
@@ -329,7 +329,7 @@ def _endpoint(data: Mapping[str, Any]) -> Endpoint:
             urls=data.get("requestUrls") or {},
         )
     except KeyError as error:
-        raise PushError(f"RunPod's answer lacks {error} of an endpoint") from None
+        raise PushError(f"RunPod's answer lacks {error} of an endpoint") from error
 
 
 def _job(data: Mapping[str, Any]) -> Job:

@@ -94,7 +94,7 @@ class _Wait:
             raise VerifyError(
                 f"release {self._version} was superseded by release {found.version} while it was waited for",
                 where=self._endpoint.id,
-                hint="somebody else changed the endpoint: run bake deploy again to see the difference",
+                hint="somebody else changed the endpoint: bake deploy MANIFEST --dry-run shows the difference",
             )
         self._note(found)
         if (text := _summary(found)) != self._said:
@@ -119,8 +119,10 @@ class _Wait:
             raise self._error(f"the test job ended as {job.status}{_why(job)}", log_of=job.worker)
         try:
             picture = base64.b64decode(job.output["images"][0], validate=True)
-        except (KeyError, IndexError, TypeError, ValueError, binascii.Error):
-            raise self._error("the test job's answer holds no picture", log_of=job.worker) from None
+        except (KeyError, IndexError, TypeError, ValueError, binascii.Error) as error:
+            raise self._error(
+                "the test job's answer holds no picture", log_of=job.worker
+            ) from error
         return Served(
             worker=job.worker,
             waited_s=job.waited_ms / 1000,

@@ -139,7 +139,7 @@ class Deploy(BaseModel):
         try:
             WorkerSettings.from_environment(self.env)
         except SettingsError as error:
-            raise _refuse("the worker would not start: {error}", error=str(error)) from None
+            raise _refuse("the worker would not start: {error}", error=str(error)) from error
         known = {each.metadata["variable"] for each in WorkerSettings.__dataclass_fields__.values()}
         for name in self.env:
             if (
