@@ -9,7 +9,7 @@ import sys
 import zipfile
 from contextlib import suppress
 from email.parser import Parser
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import PackageNotFoundError, distributions, requires
 from pathlib import Path
 
 import pytest
@@ -109,7 +109,11 @@ def test_everything_that_bake_imports_is_installed_with_it() -> None:
         with suppress(PackageNotFoundError):  # needed on another platform only
             needs = [each for each in requires(name) or () if "extra ==" not in each]
             waiting += [re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in needs]
-    where = packages_distributions()
+    # packages_distributions() of Python 3.10 knows only what top_level.txt names
+    where: dict[str, set[str]] = {}
+    for each in distributions():
+        for file in each.files or ():
+            where.setdefault(file.parts[0].removesuffix(".py"), set()).add(each.name)
     foreign = {
         module: path.relative_to(ROOT).as_posix()
         for path in (ROOT / "bake").rglob("*.py")
