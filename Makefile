@@ -9,7 +9,7 @@ SHELL_FILES := .ci/run requirements/pin-images demo/run demo/draw demo/engine/co
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
-.PHONY: help venv demo bake check test test-unit engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
+.PHONY: help venv demo bake check test test-unit webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ test: venv runtime-venvs ## Run the unit tests, then the integration tests on a 
 
 test-unit: venv ## Run the unit tests only
 	$(BIN)/pytest tests/unit
+
+webui-check: venv runtime-venvs ## Hold the worker over a real webui 1.9.3 (WEBUI=FOLDER PYTHON=its interpreter) against a fresh one, bit by bit
+	$(BIN)/python -m tests.conformance --webui $(or $(WEBUI),$(error name the folder of webui.py: make webui-check WEBUI=FOLDER PYTHON=INTERPRETER)) --python $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(WEBUI)/venv/bin/python) $(if $(LORA_PYTHON),--lora-python $(LORA_PYTHON)) $(PARTS)
 
 engine-start: ## Make sure that an engine answers; a private one where there is none
 	demo/engine/start

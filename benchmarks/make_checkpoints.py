@@ -1,12 +1,14 @@
-"""Writes random-weights checkpoints of real architectures: tiny, SD1.5-size and SDXL-size.
+"""Writes random-weights checkpoints of real architectures: tiny, small, SD1.5-size and SDXL-size.
 
 A start reads, converts and places weights; what they hold does not matter to it, so random ones
 measure the same as trained ones and need no download. Run it with the webui's own interpreter:
 
-    WEBUI_PYTHON benchmarks/make_checkpoints.py --webui WEBUI --out FOLDER [tiny] [sd15] [sdxl]
+    WEBUI_PYTHON benchmarks/make_checkpoints.py --webui WEBUI --out FOLDER [tiny] [small] [smallxl] [sd15] [sdxl] …
 
 `tiny` is SD1.5's architecture at reduced widths, with the `.yaml` beside it that the webui needs for
-it and a text model's folder that this names. `tokenizer` writes the CLIP tokenizer into a Hugging
+it and a text model's folder that this names. (`tiny-b`: other weights); `small` (and `small-b`) and `smallxl` have every
+block of SD1.5 and of SDXL, so that the names of real LoRAs fit, at a tenth of the width; smallxl's text model is
+one that OpenCLIP learns from `OUT/open-clip` (`open_clip.add_model_config`). `tokenizer` writes the CLIP tokenizer into a Hugging
 Face cache (`--hf-home`), made from the vocabulary that comes with the `open_clip_torch` package.
 """
 
@@ -62,6 +64,8 @@ CLIP_L = {
     },
 }
 TINY_WIDTH = 32
+SMALL_OPEN_CLIP = "bakery-small-bigG"
+KINDS = ("tiny", "tiny-b", "small", "small-b", "smallxl", "sd15", "sdxl")
 
 
 def bpe_vocabulary() -> tuple[dict[str, int], list[str]]:
@@ -161,6 +165,59 @@ def tiny_clip() -> dict[str, Any]:
     return {**CLIP_L, "text_config": text}
 
 
+def small_config(webui: Path, clip_path: str) -> dict[str, Any]:
+    """SD1.5's configuration with all its blocks, narrow."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    config = OmegaConf.to_container(OmegaConf.load(webui / "configs" / "v1-inference.yaml"))
+    assert isinstance(config, dict)
+    params = config["model"]["params"]
+    params["unet_config"]["params"].update(model_channels=32, context_dim=TINY_WIDTH)
+    params["first_stage_config"]["params"]["ddconfig"].update(ch=32)
+    params["cond_stage_config"]["params"] = {"version": clip_path}
+    return config
+
+
+def small_clip() -> dict[str, Any]:
+    text = dict(CLIP_L["text_config"])  # type: ignore[call-overload]
+    text.update(hidden_size=TINY_WIDTH, intermediate_size=128, num_attention_heads=4)
+    return {**CLIP_L, "text_config": text}
+
+
+def smallxl_config(base: dict[str, Any], clip_path: str) -> dict[str, Any]:
+    """SDXL's configuration with all its blocks, narrow."""
+    params = base["model"]["params"]
+    params["network_config"]["params"].update(
+        model_channels=32,
+        num_head_channels=16,
+        context_dim=2 * TINY_WIDTH,
+        adm_in_channels=TINY_WIDTH + 6 * 256,
+    )
+    embedders = params["conditioner_config"]["params"]["emb_models"]
+    embedders[0]["params"]["version"] = clip_path
+    embedders[1]["params"]["arch"] = SMALL_OPEN_CLIP
+    params["first_stage_config"]["params"]["ddconfig"].update(ch=32)
+    return base
+
+
+def write_open_clip(folder: Path) -> None:
+    """OpenCLIP's description of smallxl's second text model, and learns it."""
+    import open_clip  # noqa: PLC0415
+
+    text = {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": TINY_WIDTH,
+        "heads": 2,
+        "layers": 32,
+    }
+    sight = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    about = {"embed_dim": TINY_WIDTH, "vision_cfg": sight, "text_cfg": text}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{SMALL_OPEN_CLIP}.json").write_text(json.dumps(about), encoding="utf-8")
+    open_clip.add_model_config(folder)
+
+
 def meta_shapes(module: Any, prefix: str) -> dict[str, tuple[int, ...]]:
     return {prefix + key: tuple(value.shape) for key, value in module.state_dict().items()}
 
@@ -184,8 +241,10 @@ def sd1_shapes(config: dict[str, Any], clip: dict[str, Any]) -> dict[str, tuple[
     }
 
 
-def sdxl_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of an SDXL base checkpoint, by name."""
+def sdxl_shapes(
+    config: dict[str, Any], clip: dict[str, Any] = CLIP_L, open_clip_name: str = "ViT-bigG-14"
+) -> dict[str, tuple[int, ...]]:
+    """Every tensor of an SDXL base checkpoint of this configuration, by name."""
     import open_clip  # noqa: PLC0415
     import torch  # noqa: PLC0415
     from ldm.models.autoencoder import AutoencoderKL  # noqa: PLC0415
@@ -198,8 +257,8 @@ def sdxl_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         network = dict(params["network_config"]["params"], spatial_transformer_attn_type="softmax")
         unet = UNetModel(**network)
         vae = AutoencoderKL(ddconfig, {"target": "torch.nn.Identity"}, 4)
-        text = CLIPTextModel(CLIPTextConfig(**CLIP_L["text_config"]))  # type: ignore[arg-type]
-        big = open_clip.create_model("ViT-bigG-14", device="meta")
+        text = CLIPTextModel(CLIPTextConfig(**clip["text_config"]))
+        big = open_clip.create_model(open_clip_name, device="meta")
     shapes = {
         **meta_shapes(unet, "model.diffusion_model."),
         **meta_shapes(vae, "first_stage_model."),
@@ -261,21 +320,38 @@ def make(kind: str, webui: Path, out: Path, clip_path: str) -> None:
     from omegaconf import OmegaConf  # noqa: PLC0415
 
     path = out / f"{kind}.safetensors"
-    if kind == "tiny":
+    if kind.startswith("tiny"):
         config = tiny_config(webui, clip_path)
         write_tokenizer(out / "tiny-clip", tiny_clip())
         path.with_suffix(".yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
-        write_safetensors(path, sd1_shapes(config, tiny_clip()), seed=1)
+        write_safetensors(path, sd1_shapes(config, tiny_clip()), seed=1 + 9 * (kind != "tiny"))
+    elif kind.startswith("small"):
+        clip = str(out / "small-clip")
+        write_tokenizer(out / "small-clip", small_clip())
+        if kind == "smallxl":
+            write_open_clip(out / "open-clip")
+            config = smallxl_config(xl_base(webui), clip)
+            shapes = sdxl_shapes(config, small_clip(), SMALL_OPEN_CLIP)
+        else:
+            config = small_config(webui, clip)
+            shapes = sd1_shapes(config, small_clip())
+        path.with_suffix(".yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
+        write_safetensors(path, shapes, seed=11 + KINDS.index(kind))
     elif kind == "sd15":
         config = OmegaConf.to_container(OmegaConf.load(webui / "configs" / "v1-inference.yaml"))
         assert isinstance(config, dict)
         write_safetensors(path, sd1_shapes(config, CLIP_L), seed=2)
     else:
-        models = webui / "repositories" / "generative-models"
-        base = OmegaConf.load(models / "configs" / "inference" / "sd_xl_base.yaml")
-        config = OmegaConf.to_container(base)
-        assert isinstance(config, dict)
-        write_safetensors(path, sdxl_shapes(config), seed=3)
+        write_safetensors(path, sdxl_shapes(xl_base(webui)), seed=3)
+
+
+def xl_base(webui: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    folder = webui / "repositories" / "generative-models" / "configs" / "inference"
+    config = OmegaConf.to_container(OmegaConf.load(folder / "sd_xl_base.yaml"))
+    assert isinstance(config, dict)
+    return config
 
 
 def use_companions(webui: Path) -> None:
@@ -298,11 +374,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--clip-path", help="what tiny.yaml says (default: OUT/tiny-clip)")
     parser.add_argument("--hf-home", type=Path, help="write the CLIP tokenizer into this HF_HOME")
-    parser.add_argument("kinds", nargs="*", help="tiny, sd15, sdxl")
+    parser.add_argument("kinds", nargs="*", help=", ".join(KINDS))
     options = parser.parse_args()
-    unknown = set(options.kinds) - {"tiny", "sd15", "sdxl"}
+    unknown = set(options.kinds) - set(KINDS)
     if unknown:
-        parser.error(f"unknown kind: {', '.join(sorted(unknown))} (choose from tiny, sd15, sdxl)")
+        parser.error(f"unknown kind: {', '.join(sorted(unknown))} (choose from {', '.join(KINDS)})")
     return options
 
 

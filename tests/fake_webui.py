@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ class FakeWebui:
         self.starts = 1
         self.stops = 0
         self.interrupts = 0
+        self.interrupts_answered = 0
+        self.interrupt_takes_s = 0.0
         self.interrupted = threading.Event()
         self.asked = threading.Event()
         """Set by each question for the progress."""
@@ -93,6 +96,8 @@ class FakeWebui:
         self.interrupts += 1
         if self.heeds_interrupts:
             self.interrupted.set()
+        time.sleep(self.interrupt_takes_s)
+        self.interrupts_answered += 1
 
     def txt2img(self, payload: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
         self.payloads.append(dict(payload))

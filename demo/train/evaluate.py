@@ -36,7 +36,8 @@ def draw(
     """The latent of one picture, as the webui makes it."""
     sampler = find_sampler(sampler_name)
     assert sampler is not None
-    model = guided(network, prompt=prompt, negative=negative, cfg_scale=cfg_scale)
+    text, against = network.encode(prompt), network.encode(negative)
+    model = guided(network, text=text, against=against, cfg_scale=cfg_scale)
     noise = noise_source(seed)
     levels = noise_levels(find_schedule(scheduler, sampler), steps)
     return sampler.run(

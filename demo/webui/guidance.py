@@ -18,11 +18,9 @@ _LIMIT = 1.05
 
 
 def guided(
-    network: Network, *, prompt: str, negative: str, cfg_scale: float, skip_last_layers: int = 0
+    network: Network, *, text: Array, against: Array, cfg_scale: float
 ) -> Callable[[Array, float], Array]:
     """Classifier-free guidance (Ho and Salimans 2022): away from the negative prompt, towards the prompt."""
-    text = network.encode(prompt, skip_last_layers=skip_last_layers)
-    against = network.encode(negative, skip_last_layers=skip_last_layers)
     scale = np.float32(1 + (cfg_scale - 1) * STRENGTH)
 
     def denoise(x: Array, sigma: float) -> Array:

@@ -46,10 +46,10 @@ class Network:
             tensors[name] = tensors[name] + change
         return Network(tensors, self.vocabulary)
 
-    def encode(self, prompt: str, *, skip_last_layers: int = 0) -> Array:
+    def encode(self, prompt: str, *, skip_last_layers: int = 0, backtrack: int = 0) -> Array:
         """A prompt as the vector that conditions the denoiser."""
         embedding = self.tensors["text.embedding.weight"]
-        h = embedding[tokenise(prompt, self.vocabulary)]
+        h = embedding[tokenise(prompt, self.vocabulary, backtrack=backtrack)]
         layers = sum(
             name.startswith("text.layers.") and name.endswith("weight") for name in self.tensors
         )
@@ -99,31 +99,6 @@ def load_network(path: Path) -> Network:
         )
     except KeyError as error:
         raise BadWeightsError(f"{path} lacks the tensor {error}") from None
-
-
-def lora_changes(network: Network, path: Path, weight: float) -> dict[str, Array]:
-    """What a LoRA file in kohya's form, at a weight, adds to a network's weights.
-
-    Keys that name no module of the network are passed over, as the webui does.
-    """
-    tensors = read_tensors(path)
-    modules = {
-        "lora_demo_" + name.removesuffix(".weight").replace(".", "_"): name
-        for name in network.tensors
-        if name.endswith(".weight")
-    }
-    changes = {}
-    for module, name in modules.items():
-        down, up = (
-            tensors.get(f"{module}.lora_down.weight"),
-            tensors.get(f"{module}.lora_up.weight"),
-        )
-        if down is None or up is None:
-            continue
-        rank = down.shape[0]
-        scale = float(tensors.get(f"{module}.alpha", np.float32(rank))) / rank * weight
-        changes[name] = np.float32(scale) * (up @ down)
-    return changes
 
 
 def _silu(x: Array) -> Array:

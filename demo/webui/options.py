@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 DEFAULTS: dict[str, Any] = {
@@ -17,6 +18,7 @@ DEFAULTS: dict[str, Any] = {
     "add_vae_hash_to_info": True,
     "add_vae_name_to_info": True,
     "add_version_to_infotext": True,
+    "comma_padding_backtrack": 20,
     "enable_pnginfo": True,
     "enable_prompt_comments": True,
     "eta_ddim": 0.0,
@@ -58,6 +60,7 @@ class Options:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.data_labels = {key: SimpleNamespace(default=DEFAULTS[key]) for key in DEFAULTS}
         self.data: dict[str, Any] = {}
         try:
             self.data = json.loads(path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -43,8 +44,19 @@ def words_of(text: str) -> list[str]:
     return [_SAME.get(word, word) for word in _WORD.findall(text.lower())]
 
 
-def tokenise(text: str, vocabulary: Sequence[str]) -> list[int]:
-    """Word numbers of a prompt, beginning with the start token, at most MAX_TOKENS."""
+def tokenise(text: str, vocabulary: Sequence[str], *, backtrack: int = 0) -> list[int]:
+    """Word numbers of a prompt, beginning with the start token, at most MAX_TOKENS.
+
+    Of a longer one, what follows the last comma is left out too, if that is at most `backtrack` words.
+    """
     numbers = {word: number for number, word in enumerate(vocabulary)}
-    known = [numbers[word] for word in words_of(text) if word in numbers]
-    return [numbers[START], *known][:MAX_TOKENS]
+    parts = [
+        [numbers[each] for each in words_of(part) if each in numbers] for part in text.split(",")
+    ]
+    known = [number for part in parts for number in part]
+    room = MAX_TOKENS - 1
+    if len(known) > room:
+        ends = list(itertools.accumulate(map(len, parts)))
+        last = max((end for end in ends if end <= room), default=0)
+        room = last if last and room - last <= backtrack else room
+    return [numbers[START], *known[:room]]

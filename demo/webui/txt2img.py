@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.webui.catalogue import Catalogue, Lora
+from demo.webui import networks, processing
+from demo.webui.catalogue import Catalogue
 from demo.webui.decoder import decode_latent
 from demo.webui.faults import Faults
 from demo.webui.guidance import guided, noise_source
 from demo.webui.loader import Loader, Model
-from demo.webui.network import Network, lora_changes
+from demo.webui.network import Network
 from demo.webui.options import Options
 from demo.webui.png import encode_png
 from demo.webui.sampling import (
@@ -92,51 +92,90 @@ def run_job(studio: Studio, request: dict[str, Any], sampler: Sampler) -> dict[s
     # The webui waits for its model here, before the overrides: loading writes settings too.
     studio.loader.current()
     studio.state.begin("scripts_txt2img")
-    overrides = dict(request["override_settings"] or {})
-    options = studio.options
-    # Only what the settings hold is put back: a key that config.json lacks leaks into the next request.
-    stored = {key: options.data[key] for key in overrides if key in options.data}
+    networks.use_catalogue(studio.catalogue)
+    processing.connect(studio.options, studio.state)
+    p = processing.StableDiffusionProcessing(
+        request, lambda p: _generate(studio, p, request, sampler)
+    )
+    wanted = p.override_settings.get("sd_model_checkpoint")
+    if studio.catalogue.find_checkpoint(wanted) is None:
+        p.override_settings.pop("sd_model_checkpoint", None)
     try:
-        if studio.catalogue.find_checkpoint(overrides.get("sd_model_checkpoint")) is None:
-            overrides.pop("sd_model_checkpoint", None)
-        for key, value in overrides.items():
-            options.set(key, value)
-        return _generate(studio, request, sampler)
+        result = processing.process_images(p)
     finally:
-        if request["override_settings_restore_afterwards"]:
-            options.data.update(stored)
         studio.state.end()
+    return {
+        "images": result.images if request["send_images"] else [],
+        "parameters": request,
+        "info": result.js(),
+    }
 
 
-def _generate(studio: Studio, request: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
+def _generate(
+    studio: Studio,
+    p: processing.StableDiffusionProcessing,
+    request: dict[str, Any],
+    sampler: Sampler,
+) -> processing.Processed:
     model = studio.loader.current()
     if model is None:
         raise AttributeError("'NoneType' object has no attribute 'sd_checkpoint_info'")
     job = _begin(studio, request, model, sampler)
+    job.extra = p.extra_generation_params
     state, size = studio.state, request["batch_size"]
     state.job_count = request["n_iter"]
     images: list[str] = []
     infotexts: list[str] = []
-    network = model.network
+    networks.connect(model.network)
     for batch in range(request["n_iter"]):
         state.skipped = False
         if state.interrupted:
             break
-        if batch == 0 and not request["disable_extra_networks"]:
-            network = _apply_loras(studio, job)
+        if not request["disable_extra_networks"]:
+            processing.activate(p, _tags(job.prompts[0]))
+        conditions = _conditions(studio, p, job)
+        network = networks.apply_networks(model.network, processing.errors())
         chosen = range(batch * size, (batch + 1) * size)
-        latents = _sample(studio, job, network, chosen)
+        latents = _sample(studio, job, network, chosen, conditions)
+        if request["enable_hr"] and not request["disable_extra_networks"]:
+            # The second pass, which here only draws larger, has networks of its own.
+            processing.activate(p, _tags(request["hr_prompt"] or job.prompts[0]))
+            networks.apply_networks(model.network, processing.errors())
         state.next_job()
         for index, latent in zip(chosen, latents, strict=True):
             infotexts.append(_infotext(studio.options, job, index))
             text = infotexts[-1] if studio.options.enable_pnginfo else None
             images.append(encode_png(_decode(studio, job, latent), text))
     infotexts = infotexts or [_infotext(studio.options, job, 0)]
-    return {
-        "images": images if request["send_images"] else [],
-        "parameters": request,
-        "info": json.dumps(_info(studio, job, infotexts)),
-    }
+    return processing.Processed(images, _info(studio, job, infotexts))
+
+
+def _tags(prompt: str) -> list[list[str]]:
+    return [found[1].split(":") for found in _TAG.findall(prompt) if found[0] == "lora"]
+
+
+def _conditions(
+    studio: Studio, p: processing.StableDiffusionProcessing, job: _Job
+) -> tuple[Array, Array]:
+    """The vectors of the negative prompt and of the prompt, from the cache where it has them."""
+    request, model = job.request, job.model
+    backtrack = studio.options.comma_padding_backtrack
+    tags = _tags(job.prompts[0])
+
+    def make(prompts: list[str]) -> Array:
+        network = networks.apply_networks(model.network, processing.errors())
+        skip = max(0, job.clip_skip - 1)
+        return network.encode(prompts[0], skip_last_layers=skip, backtrack=backtrack)
+
+    kind = processing.StableDiffusionProcessing
+    found = []
+    for text, cache in (
+        (_drawn(studio.options, request["negative_prompt"]), kind.cached_uc),
+        (_TAG.sub("", job.prompts[0]), kind.cached_c),
+    ):
+        prompts = processing.Prompts([text], model.checkpoint.path)
+        found.append(p.get_conds_with_caching(make, prompts, request["steps"], [cache], tags))
+    return found[0], found[1]
 
 
 def _begin(studio: Studio, request: dict[str, Any], model: Model, sampler: Sampler) -> _Job:
@@ -184,61 +223,18 @@ def _drawn(options: Options, prompt: str) -> str:
     return _COMMENT.sub("", prompt) if options.enable_prompt_comments else prompt
 
 
-def _apply_loras(studio: Studio, job: _Job) -> Network:
-    """The network with the prompt's LoRAs, in silence without those that are missing or broken.
-
-    One tag whose arguments cannot be read leaves all of them out; of a LoRA that is there twice the last weight
-    counts, twice.
-    """
-    tags = [found[1].split(":") for found in _TAG.findall(job.prompts[0]) if found[0] == "lora"]
-    try:
-        scales = {name: float(rest[0]) if rest else 1.0 for name, *rest in tags}
-        for _, *rest in tags:
-            [float(each) for each in rest if "=" not in each]
-    except ValueError as error:
-        print(f"activating extra network lora: {error}")
-        return job.model.network
-    network, named = job.model.network, []
-    for name, *_ in tags:
-        lora = studio.catalogue.find_lora(name)
-        try:
-            if lora is not None:
-                network = network.with_changes(lora_changes(network, lora.path, scales[name]))
-        except (OSError, ValueError) as error:
-            print(f"loading network {name}: {error}")
-            continue
-        if lora is not None:
-            named.append((name, lora))
-    job.extra.update(_lora_hashes(studio, named))
-    return network
-
-
-def _lora_hashes(studio: Studio, loras: Sequence[tuple[str, Lora]]) -> dict[str, str]:
-    hashes = []
-    for name, lora in loras:
-        if not lora.sha256:
-            studio.catalogue.read_hash(lora)
-        if lora.sha256:
-            hashes.append(f"{name.replace(':', '').replace(',', '')}: {lora.sha256[:12]}")
-    shown = hashes and studio.options.lora_add_hashes_to_infotext
-    return {"Lora hashes": ", ".join(hashes)} if shown else {}
-
-
 class _Interrupted(Exception):
     """Leaves the sampler; what was reached is the picture."""
 
 
-def _sample(studio: Studio, job: _Job, network: Network, chosen: range) -> list[Array]:
+def _sample(
+    studio: Studio, job: _Job, network: Network, chosen: range, conditions: tuple[Array, Array]
+) -> list[Array]:
     """Denoises the pictures of one batch together; gives what was reached if the job is interrupted."""
     request, state = job.request, studio.state
     state.sampling_steps = steps = request["steps"]
-    model = guided(
-        network,
-        prompt=_TAG.sub("", job.prompts[0]),
-        negative=_drawn(studio.options, request["negative_prompt"]),
-        cfg_scale=request["cfg_scale"],
-        skip_last_layers=max(0, job.clip_skip - 1),
-    )
+    against, text = conditions
+    model = guided(network, text=text, against=against, cfg_scale=request["cfg_scale"])
     sources = [noise_source(job.seeds[index]) for index in chosen]
     levels = noise_levels(job.schedule, steps)
     starts = [_start(job, source(), index) for source, index in zip(sources, chosen, strict=True)]

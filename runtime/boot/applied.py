@@ -24,7 +24,7 @@ _KEPT_FILES = 64
 class _File:
     """What is known of one LoRA's file: its layers, and what became of each."""
 
-    def __init__(self, layers: int, matched: int) -> None:
+    def __init__(self, layers: int, matched: frozenset[str]) -> None:
         self.layers = layers
         self.matched = matched
         self.applied: dict[str, bool] = {}
@@ -47,15 +47,27 @@ class Passes:
         self._asked: list[str] = []
         self._loaded: Sequence[Any] = ()
         self._entries: dict[str, dict[str, Any]] = {}
+        self._given_bias: list[Any] = []
 
     def begin(self) -> None:
         """A job begins."""
         self._asked, self._loaded, self._entries = [], (), {}
+        self._take_back()
 
     def activate(self, names: Sequence[str], loaded: Sequence[Any]) -> None:
         """A pass begins with these networks; the one before it is over."""
         self._close()
+        self._take_back()
         self._asked, self._loaded = list(names), list(loaded)
+
+    def _take_back(self) -> None:
+        """A bias that a layer had not. The webui takes it for the layer's own, and never takes it back."""
+        for layer in self._given_bias:
+            layer.bias = layer.network_bias_backup = None
+            if getattr(layer, "network_weights_backup", None) is not None:
+                # No set of networks: so that the next drawing makes the layer anew.
+                layer.network_current_names = ("",)
+        self._given_bias.clear()
 
     def refuse(self, names: Sequence[str], reason: str) -> None:
         """These were to be activated, and none of them was."""
@@ -87,7 +99,7 @@ class Passes:
         weak = not (net.te_multiplier or net.unet_multiplier)
         return {
             "layers": file.layers + len(net.bundle_embeddings),
-            "matched": file.matched + len(embeddings),
+            "matched": len(file.matched) + len(embeddings),
             "applied": sum(file.applied.values()) + len(embeddings),
             "failed": len(file.applied) - sum(file.applied.values()),
             "has_effect": file.has_effect or bool(embeddings) or weak,
@@ -102,14 +114,17 @@ class Passes:
             self._broken[name] = f"{type(error).__name__}: {error}"[:_REASON_CHARS]
             raise
         self._broken.pop(name, None)
-        file = _File(_count_layers(on_disk.filename, len(net.modules)), len(net.modules))
-        # Read again, the file is the same: a text encoder that a cached conditioning leaves alone keeps its counts.
-        file = self._files.pop((net.name, net.mtime), file)
+        file = _File(_count_layers(on_disk.filename, len(net.modules)), frozenset(net.modules))
+        known = self._files.pop((net.name, net.mtime), file)
+        if known.matched == file.matched:
+            # Read again for the same kind of model: a text encoder that a cached conditioning leaves alone
+            # keeps its counts.
+            file = known
         self._files[net.name, net.mtime] = file
         while len(self._files) > _KEPT_FILES:
             del self._files[next(iter(self._files))]
         for layer, module in net.modules.items():
-            _watch(file, layer, module)
+            _watch(file, layer, module, self._given_bias)
         return net
 
     def fail(self, name: str) -> None:
@@ -120,7 +135,7 @@ class Passes:
                 file.failed(file.last, str(error or "no operation of the webui fits a layer"))
 
 
-def _watch(file: _File, layer: str, module: Any) -> None:
+def _watch(file: _File, layer: str, module: Any, given_bias: list[Any]) -> None:
     upstream, forward = module.calc_updown, module.forward
 
     def calc_updown(target: Any) -> Any:
@@ -132,6 +147,11 @@ def _watch(file: _File, layer: str, module: Any) -> None:
         except Exception as error:
             # The webui counts RuntimeErrors alone; another kind would end the job as if it could not draw.
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        own = module.sd_module
+        if bias is not None and getattr(own, "bias", "none") is None:
+            # Of the layer's own type: the webui would fail, with the layer half changed.
+            bias = bias.to(target.dtype)
+            given_bias.append(own)
         file.applied[layer] = True
         if not file.has_effect:
             file.has_effect = bool(change.any() or (bias is not None and bias.any()))
@@ -166,13 +186,17 @@ class _Errors(dict[str, int]):
         self._passes.fail(name)
 
 
+NETWORKS = ("networks", "demo.webui.networks")
+"""The extension's module, and the stand-in's of the same form, with which tests drive these hooks."""
+
+
 def install() -> Passes:
     """Watches the extension `Lora`, once it is imported; without it no network is ever asked for."""
     passes = Passes()
-    after_import("networks", lambda module: _watch_networks(module, passes), trick="applied")
-    after_import(
-        "extra_networks_lora", lambda module: _watch_activation(module, passes), trick="applied"
-    )
+    for name in NETWORKS:
+        after_import(name, lambda module: _watch_networks(module, passes), trick="applied")
+    for name in ("extra_networks_lora", NETWORKS[1]):
+        after_import(name, lambda module: _watch_activation(module, passes), trick="applied")
     return passes
 
 

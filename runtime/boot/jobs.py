@@ -6,6 +6,7 @@ What a job of webui v1.9.3 leaves behind for the next one, and what is done abou
   hires fix enlarges to (which SDXL is told) and whether LoRAs were on. Here the key has all that a request
   can set. A cached one also gives back what its making would have added to the infotext.
 - `disable_extra_networks` leaves the last job's LoRAs on. Here they are taken off first.
+- A LoRA's bias stays in a layer that has none of its own. Here it is taken back.
 - A setting that config.json lacks is not put back. Here its default is noted before it is overridden.
 - A noise schedule that a setting rescaled becomes the next checkpoint's own, if that file has none. Here a
   checkpoint is loaded over the schedule of its own.
@@ -32,7 +33,8 @@ _Infotext = dict[str, Any]
 def install() -> None:
     """Hooks into the webui's modules as they are imported; another script is left alone."""
     passes = applied.install()
-    after_import("modules.processing", lambda module: _watch(module, passes), trick=EVENT)
+    for name in ("modules.processing", "demo.webui.processing"):
+        after_import(name, lambda module: _watch(module, passes), trick=EVENT)
     after_import("modules.sd_models", _keep_schedule, trick=EVENT)
 
 
@@ -74,13 +76,17 @@ def _begin(processing: Any, p: Any) -> None:
     for key in p.override_settings:
         if key not in opts.data and (option := opts.data_labels.get(key)) is not None:
             opts.data[key] = option.default
-    if p.disable_extra_networks and (networks := sys.modules.get("networks")) is not None:
+    if p.disable_extra_networks and (networks := _networks()) is not None:
         networks.load_networks([])
+
+
+def _networks() -> Any:
+    return next(filter(None, map(sys.modules.get, applied.NETWORKS)), None)
 
 
 def _shape(p: Any, prompts: Any) -> tuple[Any, ...]:
     """What shapes a conditioning beside the webui's own key."""
-    loaded = getattr(sys.modules.get("networks"), "loaded_networks", ())
+    loaded = getattr(_networks(), "loaded_networks", ())
     networks = [(n.name, n.mtime, n.te_multiplier, n.unet_multiplier, n.dyn_dim) for n in loaded]
     size = getattr(prompts, "width", None), getattr(prompts, "height", None)
     return dict(p.override_settings), networks, size

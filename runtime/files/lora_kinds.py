@@ -114,7 +114,8 @@ def recognise_lora(names: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     layers = _layers(names)
     if not (layers or any(name.endswith(_MARKS) for name in names)):
         return None
-    kind = next(filter(None, map(_kind_of, layers.values())), "LoRA")
+    kinds = [kind for kind in map(_kind_of, layers.values()) if kind]
+    kind = next((kind for kind in kinds if kind != "LoRA"), "LoRA")
     if kind == "OFT" and any(len(each.shape) == 4 for each in names.values()):
         kind = "BOFT"
     family = _family(names, metadata)

@@ -7,6 +7,7 @@ what the webui lists in "Lora hashes" can be held against the request, and the a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -25,6 +26,8 @@ _REASONS = (
     (r"no such file", "the webui did not find it"),
 )
 """The webui's words (for the log only), and ours."""
+_COUNTS = ("layers", "applied")
+_FOREIGN = "none of its names is that of a layer of this model"
 _UNPROVEN = (
     "the webui listed the LoRAs as loaded; which of their layers it applied cannot be seen here"
 )
@@ -41,16 +44,12 @@ class Honoured:
 
 def read_info(answer: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The webui's `info` and boot's own part of it, which is taken out of the answer."""
-    try:
-        info = json.loads(answer.get("info") or "{}")
-    except ValueError:
-        return {}, None
-    if not isinstance(info, dict):
-        return {}, None
-    proof = info.pop("bakery", None)
-    if proof is not None:
-        answer["info"] = json.dumps(info)
-    return info, proof
+    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError):
+        info = json.loads(answer["info"])
+        if proof := info.pop("bakery", None):
+            answer["info"] = json.dumps(info)
+        return info, proof
+    return {}, None
 
 
 def check_honoured(
@@ -82,25 +81,21 @@ def check_honoured(
         raise JobError("not_honoured", what, detail=f"with {model!r}")
     asked = dict(zip(request.prompt_loras, request.prompt_loras, strict=True))
     asked.update({each.tag: each.name for each in loras if each.scale})
+    counts = {each["name"]: each for each in proof["loras"]} if proof else {}
+    notes = []
     if proof is None:
         _check_hashes(asked, request, info)
-        unknown = {"layers": None, "applied": None}
-        entries = [{**dataclasses.asdict(each), **unknown} for each in loras]
-        return Honoured(loras=entries, notes=[_UNPROVEN] if asked else [])
-    counts = {each["name"]: each for each in proof["loras"]}
-    _check_counts(asked, counts)
-    notes = [
-        f"the LoRA {name!r} is for another model in part: {count['applied']} of its {count['layers']} "
-        "layers were applied"
-        for tag, name in asked.items()
-        if (count := counts[tag])["applied"] < count["layers"]
-    ]
-    entries = [{**dataclasses.asdict(each), **_share(counts.get(each.tag, {}))} for each in loras]
+        notes = [_UNPROVEN] * bool(asked)
+    else:
+        _check_counts(asked, counts)
+        for tag, name in asked.items():
+            if (applied := counts[tag]["applied"]) < (layers := counts[tag]["layers"]):
+                share = f"{applied} of its {layers} layers were applied"
+                notes.append(f"the LoRA {name!r} is for another model in part: {share}")
+    entries = [dataclasses.asdict(each) for each in loras]
+    for entry in entries:
+        entry.update((key, counts.get(entry["tag"], {}).get(key)) for key in _COUNTS)
     return Honoured(loras=entries, notes=notes)
-
-
-def _share(count: Mapping[str, Any]) -> dict[str, Any]:
-    return {"layers": count.get("layers"), "applied": count.get("applied")}
 
 
 def _check_hashes(asked: Mapping[str, str], request: Request, info: Mapping[str, Any]) -> None:
@@ -119,29 +114,28 @@ def _check_hashes(asked: Mapping[str, str], request: Request, info: Mapping[str,
 
 
 def _check_counts(asked: Mapping[str, str], counts: Mapping[str, Mapping[str, Any]]) -> None:
-    failures, details = [], []
+    failures = []
     for tag, name in asked.items():
-        count = counts.get(tag, {"layers": 0, "matched": 0, "applied": 0})
+        count = counts.get(tag, {"matched": 0, "applied": 0})
+        if re.search("out of memory", str(count.get("reason")), re.IGNORECASE):
+            message = "the device's memory ran out; a smaller picture or fewer LoRAs may fit"
+            raise JobError("out_of_memory", message, detail=str(count["reason"]))
         if why := _why_not(count):
             failures.append(f"{name} ({why})")
-            details.append(f"{tag}: {json.dumps(count)}")
     if failures:
         what = f"the webui drew without {', '.join(failures)}"
-        raise JobError("lora_not_applied", what, detail="; ".join(details))
+        raise JobError("lora_not_applied", what, detail=json.dumps(counts))
 
 
 def _why_not(count: Mapping[str, Any]) -> str:
     """In our words; empty if it was applied."""
-    layers, matched, applied = (count[key] for key in ("layers", "matched", "applied"))
+    matched, applied = count["matched"], count["applied"]
     reason = str(count.get("reason") or "")
     words = next((ours for theirs, ours in _REASONS if re.search(theirs, reason, re.I)), "")
     if count.get("failed"):
-        share = f"{count['failed']} of {matched} layers failed"
-        return f"{share}: {words}" if words else share
+        return f"{count['failed']} of {matched} layers failed" + (f": {words}" if words else "")
     if not matched:
-        if reason:
-            return words or "the webui could not read it"
-        return f"none of its {layers} layers is one of this model"
+        return (words or "the webui could not read it") if reason else _FOREIGN
     if not applied:
         return f"none of its {matched} layers took part in the drawing"
     return "" if count.get("has_effect") else "all its changes are zero"

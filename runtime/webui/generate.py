@@ -157,12 +157,16 @@ class Generator:
         """
         end = clock.now() + interrupt_s
         interrupt = functools.partial(self._keeper.client.interrupt, timeout_s=2.0)
+        on_their_way: set[asyncio.Future[Any]] = {call}
         while not call.done() and clock.now() < end:
-            asyncio.ensure_future(self._keeper.in_thread(interrupt)).add_done_callback(_forget)
+            asked = asyncio.ensure_future(self._keeper.in_thread(interrupt))
+            asked.add_done_callback(_forget)
+            on_their_way.add(asked)
             await asyncio.wait({call}, timeout=1.0)
         if not call.done():
             await self._keeper.kill("does not stop drawing" if interrupt_s else "answers nothing")
-            await asyncio.wait({call})
+        # The call itself, and every interrupt: one that comes late would end the next job's picture.
+        await asyncio.wait(on_their_way)
         call.add_done_callback(_forget)
 
     def _degrade(self, payload: Mapping[str, Any], refused: WebuiAnswerError) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_a_lora_that_the_webui_does_not_apply_fails_the_job(local: Running) -> N
         error = local.fail({**SMALL, **request})
         assert (error["code"], error["message"]) == (
             "lora_not_applied",
-            "the webui drew without ghost",
+            "the webui drew without ghost (the webui did not find it)",
         )
 
 

@@ -177,11 +177,13 @@ class Module:
 
     def __init__(self, result: Any = None) -> None:
         self.result = Change() if result is None else result
+        self.bias: Any = None
+        self.sd_module = SimpleNamespace(bias="its own")
 
     def calc_updown(self, _target: Any) -> Any:
         if isinstance(self.result, Exception):
             raise self.result
-        return self.result, None
+        return self.result, self.bias
 
     def forward(self, _x: Any, y: Any) -> Any:
         return y
@@ -316,6 +318,17 @@ def test_what_a_cached_conditioning_leaves_alone_was_applied_before(tmp_path: Pa
         assert lora.passes.end()[0]["applied"] == 4
 
 
+def test_a_model_of_another_kind_is_counted_anew(tmp_path: Path) -> None:
+    lora = Lora(tmp_path, {"x": {}})
+    lora.draw("x:1")
+    assert lora.passes.end()[0]["matched"] == 0
+    lora.files["x"] = GOOD
+    lora.passes.begin()
+    lora.draw("x:1", layers=("l0", "l1"))
+    (entry,) = lora.passes.end()
+    assert (entry["matched"], entry["applied"]) == (4, 2)
+
+
 def test_a_lora_of_weight_zero_needs_no_effect(tmp_path: Path) -> None:
     lora = Lora(tmp_path, {"x": {"l0": Change(0)}})
     lora.draw("x:0")
@@ -337,3 +350,26 @@ def test_bundled_embeddings_count_as_layers(tmp_path: Path) -> None:
     lora.loaded_networks[0].bundle_embeddings["other"] = SimpleNamespace(loaded=False)
     (entry,) = lora.passes.end()
     assert (entry["layers"], entry["matched"], entry["applied"]) == (6, 2, 2)
+
+
+def test_a_bias_that_a_layer_had_not_is_taken_back(tmp_path: Path) -> None:
+    lora = Lora(tmp_path, {"x": GOOD})
+    lora.draw("x:1", layers=())
+    converted: list[str] = []
+
+    def convert(kind: str) -> str:
+        converted.append(kind)
+        return "bias"
+
+    (module,) = [m for name, m in lora.loaded_networks[0].modules.items() if name == "l0"]
+    module.bias = SimpleNamespace(any=lambda: True, to=convert)
+    layer = module.sd_module
+    layer.bias = None
+    layer.network_weights_backup = "weights"
+    assert module.calc_updown(SimpleNamespace(dtype="float32"))[1] == "bias"
+    assert converted == ["float32"]
+    # What the webui does with it, and notes as the layer's own at the next step.
+    layer.bias = layer.network_bias_backup = "bias"
+    lora.draw()
+    assert (layer.bias, layer.network_bias_backup) == (None, None)
+    assert layer.network_current_names == ("",)

@@ -1,6 +1,7 @@
 """The demo's model draws what is asked, repeats itself, and heeds seeds, steps, LoRAs and negative prompts."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from numpy.typing import NDArray
 from demo.train.drawings import SHAPES, Drawing, draw_latent
 from demo.train.evaluate import draw
 from demo.train.measure import look_at
+from demo.webui import networks
+from demo.webui.catalogue import Lora
 from demo.webui.decoder import decode_latent
-from demo.webui.network import Network, load_network, lora_changes
+from demo.webui.network import Network, load_network
 from demo.webui.safetensors import BadWeightsError, read_metadata, read_tensors
 from demo.webui.sampling import SAMPLERS, SCHEDULES, find_sampler, find_schedule, noise_levels
 from demo.webui.text import MAX_TOKENS, START, tokenise
@@ -120,8 +123,21 @@ def test_negative_prompt_keeps_a_colour_away(network: Network) -> None:
     assert without_red < max(1, with_red)
 
 
+def with_lora(network: Network, weight: float) -> Network:
+    path = WEIGHTS / "outline.safetensors"
+    networks.connect(network)
+    on_disk = SimpleNamespace(filename=str(path), lora=Lora(path=path, metadata={}, sha256=None))
+    net = networks.load_network("outline", on_disk)
+    net.unet_multiplier = weight
+    networks.loaded_networks[:] = [net]
+    errors: dict[str, int] = {}
+    changed = networks.apply_networks(network, errors)
+    assert errors == {}
+    return changed
+
+
 def test_lora_draws_outlines(network: Network) -> None:
-    outline = network.with_changes(lora_changes(network, WEIGHTS / "outline.safetensors", 1.0))
+    outline = with_lora(network, 1.0)
     prompt = "a large blue square on a white background"
     for seed in range(1, 4):
         whole = picture(network, prompt, seed)
@@ -133,7 +149,7 @@ def test_lora_draws_outlines(network: Network) -> None:
 
 
 def test_lora_of_weight_zero_changes_nothing(network: Network) -> None:
-    same = network.with_changes(lora_changes(network, WEIGHTS / "outline.safetensors", 0.0))
+    same = with_lora(network, 0.0)
     prompt = "a red circle on a white background"
     assert np.array_equal(picture(network, prompt, 1), picture(same, prompt, 1))
 

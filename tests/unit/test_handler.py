@@ -125,7 +125,10 @@ FAILED = {"matched": 8, "applied": 6, "failed": 2}
 @pytest.mark.parametrize(
     ("counts", "why"),
     [
-        ({"matched": 0, "applied": 0, "has_effect": False}, "none of its 10 layers is one of this"),
+        (
+            {"matched": 0, "applied": 0, "has_effect": False},
+            "none of its names is that of a layer of this model",
+        ),
         ({"applied": 0, "has_effect": False}, "none of its 10 layers took part in the drawing"),
         ({"has_effect": False}, "all its changes are zero"),
         (FAILED, "2 of 8 layers failed"),
@@ -160,6 +163,15 @@ def test_a_lora_that_was_not_applied_fails_the_job_with_the_reason(
     assert (error["code"], error["retryable"]) == ("lora_not_applied", False)
     assert error["message"].startswith(f"the webui drew without detail ({why}")
     assert '"layers\\": ' in capsys.readouterr().out
+
+
+def test_a_layer_without_memory_is_no_fault_of_the_lora() -> None:
+    reason = "CUDA out of memory. Tried to allocate 20.00 MiB"
+    error = Bench(FakeWebui({"counts": {"detail": {**FAILED, "reason": reason}}})).error(
+        {"loras": [{"name": "detail"}]}
+    )
+    assert error["code"] == "out_of_memory"
+    assert "fewer LoRAs" in error["message"]
 
 
 def test_a_lora_of_scale_zero_asks_for_nothing() -> None:
@@ -463,6 +475,15 @@ def test_a_download_does_not_outlive_its_job(ends: str, monkeypatch: pytest.Monk
     # On a busy machine the deadline may have passed before the download began.
     assert ended.is_set() or not began.is_set()
     assert bench.webui.payloads == []
+
+
+def test_no_interrupt_is_on_its_way_when_the_next_job_may_begin() -> None:
+    webui = FakeWebui()
+    webui.script = [webui.draws_until_interrupted]
+    webui.interrupt_takes_s = 0.5
+    bench = Bench(webui, job_timeout_s=0.2)
+    assert bench.error()["code"] == "timeout"
+    assert webui.interrupts_answered == webui.interrupts > 0
 
 
 def test_a_job_that_takes_too_long_is_interrupted_and_the_next_one_works() -> None:

@@ -1,0 +1,92 @@
+"""Starts the webui for the check: `python launch.py OPEN_CLIP_FOLDER SOCKET SCRIPT ARGUMENTS…`, in its interpreter.
+
+Upstream's script runs as it is, after OpenCLIP has learnt the small checkpoint's text model. If SOCKET is not `-`,
+each connection to it gets a fork of the process once the model is loaded, which has drawn nothing yet: it reads one
+request (a line of JSON), answers as the API would (`status`, `body`), and ends. A start takes ten seconds, a fork a
+few milliseconds. `OMP_NUM_THREADS` must be 1: OpenMP's threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import runpy
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    open_clip_folder, path, script, *arguments = sys.argv[1:]
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).resolve().parent)
+    import open_clip  # noqa: PLC0415  # the webui's environment has it
+
+    open_clip.add_model_config(open_clip_folder)
+    if path != "-":
+        threading.Thread(target=serve, args=(path,), daemon=True).start()
+    runpy.run_path(script, run_name="__main__")
+
+
+def serve(path: str) -> None:
+    api = wait_until_loaded()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path + ".new")
+    listener.listen()
+    Path(path + ".new").rename(path)
+    while True:
+        connection, _ = listener.accept()
+        child = os.fork()
+        if child == 0:
+            try:
+                answer(api, connection)
+            finally:
+                os._exit(0)
+        connection.close()
+        threading.Thread(target=os.waitpid, args=(child, 0), daemon=True).start()
+
+
+def wait_until_loaded() -> Any:
+    """The API's object, once the model is loaded and the server listens: extensions are set up just before."""
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    while True:
+        time.sleep(0.2)
+        models, api = sys.modules.get("modules.sd_models"), sys.modules.get("modules.api.api")
+        model = getattr(getattr(models, "model_data", None), "sd_model", None)
+        # The last thing that a load sets.
+        if api is None or getattr(model, "cond_stage_model_empty_prompt", None) is None:
+            continue
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                continue
+        for each in gc.get_objects():
+            if type(each) is getattr(api, "Api", None):
+                return each
+
+
+def answer(api: Any, connection: socket.socket) -> None:
+    body: dict[str, Any]
+    with connection.makefile("rwb") as stream:
+        payload = json.loads(stream.readline())
+        try:
+            from modules.api import models  # noqa: PLC0415
+
+            request = models.StableDiffusionTxt2ImgProcessingAPI(**payload)
+            result = api.text2imgapi(request)
+            status, body = 200, {"images": result.images, "info": result.info}
+        except BaseException as error:  # whatever it is: it is the answer
+            traceback.print_exc()
+            invalid = type(error).__name__ == "ValidationError"
+            status = getattr(error, "status_code", 422 if invalid else 500)
+            body = {"error": type(error).__name__, "detail": str(error)}
+        stream.write(json.dumps({"status": status, "body": body}).encode() + b"\n")
+        stream.flush()
+
+
+if __name__ == "__main__":
+    main()
