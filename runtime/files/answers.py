@@ -121,10 +121,10 @@ def retry_after_s(response: requests.Response) -> float | None:
     if text.isdecimal():
         return float(text)
     try:
-        at = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+        at = email.utils.parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, at.timestamp() - time.time())
+    return max(0.0, at - time.time())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from bake.image.oci.model import (
     sha256_digest,
 )
 from bake.image.oci.reference import parse_reference
-from bake.image.registry.auth import Credentials
 from bake.image.registry.client import RegistryClient
+from bake.image.registry.credentials import Credentials
 from bake.image.registry.push import PushReport, push_image
 from bake.image.registry.transport import RegistryOptions
 from tests.integration.conftest import run

@@ -34,8 +34,8 @@ from bake.image.oci.layout import write_layout
 from bake.image.oci.model import Image, Layer
 from bake.image.oci.reference import parse_reference
 from bake.image.oci.saved import load_saved_image, save_image
-from bake.image.registry.auth import Credentials
 from bake.image.registry.client import RegistryClient
+from bake.image.registry.credentials import Credentials
 from bake.image.registry.push import push_image
 from bake.image.registry.transport import RegistryOptions
 from bake.image.source import read_from_engine, read_from_registry

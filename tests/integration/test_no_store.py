@@ -14,8 +14,8 @@ import pytest
 
 from bake.image.oci.reference import parse_reference
 from bake.image.oci.streams import open_tar, unpacked
-from bake.image.registry.auth import Credentials
 from bake.image.registry.client import RegistryClient
+from bake.image.registry.credentials import Credentials
 from bake.weights.store import Store
 from tests.integration.bakery_case import BAKE, Bakery, Events, began, digest_of, dominant, draw
 from tests.integration.conftest import ROOT, run

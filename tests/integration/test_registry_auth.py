@@ -12,8 +12,8 @@ import requests
 
 from bake.errors import PushError
 from bake.image.oci.model import sha256_digest
-from bake.image.registry.auth import Credentials
 from bake.image.registry.client import RegistryClient
+from bake.image.registry.credentials import Credentials
 from bake.image.registry.transport import RegistryOptions, Transient, tls_failure
 from tests.integration.registry_case import (
     QUICK,

@@ -10,9 +10,11 @@ import requests
 
 from bake.errors import ManifestError, PushError
 from bake.image.oci.reference import parse_reference
-from bake.image.registry.auth import Credentials, find_credentials, parse_challenge
-from bake.image.registry.transport import RegistryOptions, error_code, retry_after
+from bake.image.registry.auth import parse_challenge
+from bake.image.registry.credentials import Credentials, find_credentials
+from bake.image.registry.transport import RegistryOptions, error_code
 from bake.settings import is_sealed
+from runtime.files.answers import retry_after_s
 
 
 @pytest.mark.parametrize(
@@ -120,10 +122,11 @@ def test_error_codes_are_shown_and_free_text_is_not() -> None:
 
 
 def test_retry_after_is_a_number_or_a_date() -> None:
-    assert retry_after(_response(b"", Retry_After="7")) == 7
-    assert retry_after(_response(b"", Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")) == 0
-    assert retry_after(_response(b"", Retry_After="soon")) is None
-    assert retry_after(_response(b"")) is None
+    assert retry_after_s(_response(b"", Retry_After="7")) == 7
+    assert retry_after_s(_response(b"", Retry_After="Wed, 21 Oct 2015 07:28:00 GMT")) == 0
+    assert retry_after_s(_response(b"", Retry_After="soon")) is None
+    assert retry_after_s(_response(b"")) is None
+    assert retry_after_s(_response(b"", Retry_After="Mon, 01 Jan 0001 00:00:00 +2359")) in (None, 0)
 
 
 def test_options_come_from_the_environment(tmp_path: Path) -> None:

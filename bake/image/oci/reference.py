@@ -9,6 +9,7 @@ from bake.errors import ManifestError
 from bake.image.oci.model import check_digest
 
 DOCKER_HUB = "docker.io"
+HUB_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
 _HUB_API = "registry-1.docker.io"
 # The grammar of github.com/distribution/reference.
 _PATH = re.compile(

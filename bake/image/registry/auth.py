@@ -6,64 +6,31 @@ TLS or on loopback only. They are in no message, no log, no URL and no `repr`.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from docker import auth as docker_auth
-from docker.errors import DockerException
 
 from bake.errors import PushError
-from bake.image.oci.reference import DOCKER_HUB
-from bake.image.registry.transport import RETRIED, Transient, retry_after, tls_failure
+from bake.image.registry.answers import meaning_of
+from bake.image.registry.credentials import Credentials
+from bake.image.registry.transport import Transient, read_body, tls_failure
 from bake.settings import is_sealed
+from runtime.files.answers import retry_after_s
 
 _TIMEOUT_S = (20, 60)
 _SPARE_S = 15
 """A token that ends this soon is renewed before a request, not after its body was refused."""
+_LONGEST_CHALLENGE = 4096
+_LONGEST_TOKEN = 64 << 10
 _DEFAULT_LIFE_S = 60  # what the token specification says of an answer without `expires_in`
-
-
-@dataclass(frozen=True, kw_only=True)
-class Credentials:
-    """What a docker config has for one registry."""
-
-    username: str = ""
-    password: str = field(default="", repr=False)
-    identity_token: str = field(default="", repr=False)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the registry is spoken to anonymously."""
-        return not (self.username or self.identity_token)
-
-
-def find_credentials(host: str) -> Credentials:
-    """Reads the docker config (`$DOCKER_CONFIG`, `~/.docker`) and asks its credential helpers.
-
-    Raises:
-        PushError: a credential helper is named but fails.
-    """
-    name = docker_auth.INDEX_NAME if host == DOCKER_HUB else host
-    try:
-        found = docker_auth.load_config().resolve_authconfig(name) or {}
-    except (DockerException, ValueError) as error:
-        raise PushError(
-            "the docker config's credentials cannot be read",
-            where=host,
-            hint=f"check the credential helper in the docker config, or `docker login {host}` again",
-        ) from error
-    values = {str(key).lower(): value for key, value in found.items() if value}
-    return Credentials(
-        username=values.get("username", ""),
-        password=values.get("password", ""),
-        identity_token=values.get("identitytoken", ""),
-    )
 
 
 def pull_scope(repository: str) -> tuple[str, ...]:
@@ -93,7 +60,7 @@ def parse_challenge(header: str) -> Challenge | None:
     found: dict[str, Challenge] = {}
     for match in re.finditer(
         r"\b(bearer|basic)\b((?:\s*,?\s*[a-z_]+\s*=\s*(?:\"[^\"]*\"|[^\s,]+))*)",
-        header,
+        header[:_LONGEST_CHALLENGE],
         re.IGNORECASE,
     ):
         values = {
@@ -137,6 +104,8 @@ class Authenticator:
         self._lock = threading.Lock()
         self._challenge: Challenge | None = None
         self._tokens: dict[str, _Token] = {}
+        self._server = ""
+        """The token server that has given one: no later answer may name another."""
 
     def header(self, scopes: Iterable[str]) -> str:
         """The Authorization header for a request, or nothing before the registry has asked for one."""
@@ -199,6 +168,12 @@ class Authenticator:
                 "the registry names a token server without TLS, which gets no credentials",
                 where=self._host,
             )
+        if self._server not in ("", realm.netloc):
+            raise PushError(
+                f"the registry names another token server ({realm.hostname}) than before, "
+                "which gets no credentials",
+                where=self._host,
+            )
         scopes = (scope or challenge.scope).split(" ")
         values: dict[str, Any] = {"service": challenge.service, "scope": scopes}
         try:
@@ -211,7 +186,11 @@ class Authenticator:
                     "refresh_token": self._credentials.identity_token,
                 }
                 response = self._session.post(
-                    challenge.realm, data=values, timeout=_TIMEOUT_S, allow_redirects=False
+                    challenge.realm,
+                    data=values,
+                    timeout=_TIMEOUT_S,
+                    allow_redirects=False,
+                    stream=True,
                 )
             else:
                 headers = {"Authorization": self._basic()} if self._basic() else {}
@@ -221,36 +200,53 @@ class Authenticator:
                     headers=headers,
                     timeout=_TIMEOUT_S,
                     allow_redirects=False,
+                    stream=True,
                 )
+            read_body(response, limit_s=_TIMEOUT_S[1])
         except requests.exceptions.SSLError as error:
             raise tls_failure(realm.hostname or "", error) from error
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPException, ValueError) as error:
             raise Transient(
                 f"the token server {realm.hostname} does not answer ({type(error).__name__})"
             ) from error
-        return self._read_token(response, realm.hostname or "")
+        token = self._read_token(response, realm.hostname or "")
+        self._server = realm.netloc
+        return token
 
     def _read_token(self, response: requests.Response, server: str) -> _Token:
-        if response.status_code in (401, 403):
+        meaning = meaning_of("get token", response.status_code)
+        if meaning == "login":
             raise PushError(
                 f"the token server {server} refuses "
                 + ("anonymous use" if self._credentials.is_empty else "the credentials"),
                 where=self._host,
                 hint=f"docker login {self._host}",
             )
-        if response.status_code in RETRIED:
+        if meaning == "again":
             raise Transient(
                 f"the token server {server} answers {response.status_code}",
-                wait_s=retry_after(response),
+                wait_s=retry_after_s(response),
             )
         try:
-            response.raise_for_status()
-            data: Mapping[str, Any] = response.json()
-            value = str(data.get("token") or data["access_token"])
+            data = response.json() if meaning == "done" else {}
+            value = data.get("token") or data["access_token"]
             life_s = float(data.get("expires_in") or _DEFAULT_LIFE_S)
-        except (requests.RequestException, ValueError, KeyError, AttributeError) as error:
+            if not _is_token(value) or math.isnan(life_s):
+                raise ValueError
+        except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:  # fmt: skip
             raise PushError(
                 f"the token server {server} answered {response.status_code} without a token",
                 where=self._host,
             ) from error
         return _Token(value=value, ends=time.monotonic() + max(life_s - _SPARE_S, life_s / 2))
+
+
+def _is_token(value: object) -> bool:
+    """Whether a value can stand in a header."""
+    return (
+        isinstance(value, str)
+        and len(value) <= _LONGEST_TOKEN
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from bake import __version__
 from bake.errors import PushError
@@ -26,30 +28,27 @@ from bake.image.oci.model import (
     skip_bytes,
 )
 from bake.image.oci.reference import Reference
-from bake.image.registry.auth import (
-    Authenticator,
-    Credentials,
-    find_credentials,
-    pull_scope,
-    push_scope,
-)
+from bake.image.registry.address import find_scheme, is_same_origin, redirect_target
+from bake.image.registry.answers import Operation, meaning_of
+from bake.image.registry.auth import Authenticator, pull_scope, push_scope
+from bake.image.registry.credentials import Credentials, find_credentials
 from bake.image.registry.transport import (
-    RETRIED,
     NoNetrc,
     Pauser,
     RegistryOptions,
     Transient,
     TrustingAdapter,
+    Unauthorized,
     error_code,
     make_tls_context,
-    retry_after,
+    read_body,
     tls_failure,
 )
-from bake.settings import is_sealed
+from runtime.files.answers import retry_after_s
 
 _MANIFEST_TYPES = ", ".join((MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX))
 _SMALL_BYTES = 16 << 20
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS = 6
 _READ_BYTES = 64 << 10
 """What a cut connection costs at most: a chunk that is not whole is not handed out."""
 
@@ -92,12 +91,17 @@ class RegistryClient:
         """`https://host`; on loopback plain `http://host` where TLS is not spoken there."""
         with self._lock:
             if not self._base:
-                self._base = f"{self._find_scheme()}://{self._api_host}"
+                scheme = find_scheme(self._session, self._api_host, self.options.connect_s)
+                if scheme == "https":
+                    context = make_tls_context(self.host, self.options)
+                    adapter = TrustingAdapter(context, self.options.parallel + 2)
+                    self._session.mount("https://", adapter)
+                self._base = f"{scheme}://{self._api_host}"
             return self._base
 
     @property
     def auth(self) -> Authenticator:
-        """Made at the first request, since a credential helper may be slow."""
+        """Made at the first request, as a credential helper may be slow."""
         with self._lock:
             if self._auth is None:
                 credentials = self._credentials or find_credentials(self.host)
@@ -126,42 +130,50 @@ class RegistryClient:
         return sha256_digest(found) if found is not None else None
 
     def _find_manifest(self, reference: Reference) -> bytes | None:
-        response = self.request(
-            "GET",
-            f"/v2/{reference.repository}/manifests/{reference.version}",
-            scopes=pull_scope(reference.repository),
-            headers={"Accept": _MANIFEST_TYPES},
-            expected={200, 404},
-        )
-        return response.content if response.status_code == 200 else None
+        path = f"/v2/{reference.repository}/manifests/{reference.version}"
+        headers = {"Accept": _MANIFEST_TYPES}
+        pause = Pauser(self.host, self.options)
+        while True:
+            try:
+                response = self._get("get manifest", path, reference.repository, headers)
+            except Transient as error:
+                pause(error)
+                continue
+            is_there = meaning_of("get manifest", response.status_code) == "done"
+            return response.content if is_there else None
 
-    def put_manifest(self, reference: Reference, manifest: bytes, media_type: str) -> None:
+    def put_manifest(self, reference: Reference, manifest: bytes, media_type: str) -> bool:
         """Makes the reference point at a manifest whose blobs are all there.
+
+        Returns:
+            Whether the registry has said that it stored this very manifest; else it is to be asked.
 
         Raises:
             PushError: the registry refuses it, or took it for something else.
         """
         response = self.request(
+            "put manifest",
             "PUT",
             f"/v2/{reference.repository}/manifests/{reference.version}",
             scopes=push_scope(reference.repository),
             headers={"Content-Type": media_type},
             body=manifest,
-            expected={200, 201},
         )
-        digest = response.headers.get("Docker-Content-Digest", "")
-        if digest and digest != sha256_digest(manifest):
+        said = response.headers.get("Docker-Content-Digest", "").strip()
+        if said.startswith("sha256:") and said != sha256_digest(manifest):
             raise PushError("the registry stored another manifest", where=str(reference))
+        return said == sha256_digest(manifest)
 
-    def has_blob(self, repository: str, digest: str) -> bool:
-        """Whether a repository has a blob."""
+    def has_blob(self, repository: str, digest: str, *, pauser: Pauser | None = None) -> bool:
+        """Whether a repository has a blob; tries are counted by `pauser` where there is one already."""
         response = self.request(
+            "find blob",
             "HEAD",
             f"/v2/{repository}/blobs/{check_digest(digest)}",
             scopes=push_scope(repository),
-            expected={200, 404, *_REDIRECTS},
+            pauser=pauser,
         )
-        return response.status_code != 404
+        return meaning_of("find blob", response.status_code) == "done"
 
     def get_small_blob(self, repository: str, digest: str) -> bytes:
         """A blob that is held in memory: a config or documents, at most 16 MiB."""
@@ -176,26 +188,21 @@ class RegistryClient:
 
     def blob_content(self, repository: str, digest: str) -> RegistryContent:
         """A blob's bytes, fetched when they are read."""
-        return RegistryContent(
-            host=self.host, repository=repository, digest=check_digest(digest), client=self
-        )
+        check_digest(digest)
+        return RegistryContent(host=self.host, repository=repository, digest=digest, client=self)
 
     def open_blob(self, repository: str, digest: str, offset_bytes: int) -> requests.Response:
-        """The streamed answer to a GET of a blob from an offset (206, or 200 from its start)."""
+        """The streamed answer to a GET of a blob from an offset (206, or 200 from its start).
+
+        Raises:
+            Transient: it may be had next time.
+            PushError: it may not.
+        """
         headers = {"Accept-Encoding": "identity"}
         if offset_bytes:
             headers["Range"] = f"bytes={offset_bytes}-"
-        url = f"/v2/{repository}/blobs/{digest}"
-        response = self.request(
-            "GET", url, scopes=pull_scope(repository), headers=headers, stream=True,
-            expected={200, 206, 404, *_REDIRECTS},
-        )  # fmt: skip
-        for _ in range(5):
-            if response.status_code not in _REDIRECTS:
-                break
-            response.close()
-            url = self._redirect_target(response)
-            response = self._fetch_elsewhere(url, headers)
+        path = f"/v2/{repository}/blobs/{digest}"
+        response = self._get("get blob", path, repository, headers, stream=True)
         if response.status_code not in (200, 206):
             response.close()
             raise PushError(
@@ -203,164 +210,143 @@ class RegistryClient:
             )
         return response
 
+    def _get(
+        self,
+        operation: Operation,
+        path: str,
+        repository: str,
+        headers: Mapping[str, str],
+        *,
+        stream: bool = False,
+    ) -> requests.Response:
+        """A GET, once, that follows redirects: what is not ours gets no Authorization."""
+        url = path
+        for _ in range(_MOST_REDIRECTS):
+            is_ours = url == path or is_same_origin(url, self.base_url)
+            scopes = pull_scope(repository) if is_ours else None
+            response = self.send(
+                operation, "GET", url, scopes=scopes, headers=headers, stream=stream
+            )
+            if meaning_of(operation, response.status_code) != "elsewhere":
+                return response
+            response.close()
+            url = redirect_target(response, host=self.host)
+        raise PushError("the registry redirects in circles", where=self.host)
+
     def request(
         self,
+        operation: Operation,
         method: str,
         path: str,
         *,
         scopes: Iterable[str],
-        expected: set[int],
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
-        stream: bool = False,
+        pauser: Pauser | None = None,
     ) -> requests.Response:
-        """Sends a request that may be repeated, until it succeeds or the attempts are used up.
+        """Sends a request that may be repeated, until it is answered or the attempts are used up.
 
         Args:
+            operation: What an answer means is looked up by it.
             method: HTTP method.
             path: Below the registry's address, or a whole URL of the registry's.
             scopes: What a token must allow.
-            expected: Status codes that are an answer; others are errors.
             headers: Added to the request's.
             body: Sent as it is.
-            stream: The answer's body is left unread.
+            pauser: Counts the tries with those of the undertaking that the request is a part of.
 
         Raises:
             PushError: refused, or not answered in all attempts.
         """
-        for pause in self.pauses():
+        scopes = tuple(scopes)
+        pause = pauser or Pauser(self.host, self.options)
+        while True:
             try:
-                return self.send(
-                    method, path, scopes=scopes, expected=expected, headers=headers, body=body, stream=stream
-                )  # fmt: skip
+                return self.send(operation, method, path, scopes=scopes, headers=headers, body=body)
             except Transient as error:
                 pause(error)
-        raise AssertionError("pauses() ends by raising")
 
     def send(
         self,
+        operation: Operation,
         method: str,
         path: str,
         *,
-        scopes: Iterable[str],
-        expected: set[int],
+        scopes: Iterable[str] | None,
         headers: Mapping[str, str] | None = None,
         body: Any = None,
         stream: bool = False,
     ) -> requests.Response:
         """Sends a request once.
 
+        Args as in `request`, but for:
+            scopes: None for another host, which gets no credentials.
+            body: Also an iterable with a length.
+            stream: An answer's body is left unread.
+
+        Returns:
+            An answer that is neither a refusal nor one that may pass; its meaning is the table's.
+
         Raises:
             Transient: it may succeed next time.
             PushError: it will not.
         """
-        scopes = tuple(scopes)
+        scopes = None if scopes is None else tuple(scopes)
+        authorization = self.auth.header(scopes) if scopes is not None else ""
         url = path if "://" in path else self.base_url + path
-        authorization = self.auth.header(scopes)
         sent = {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
         try:
             response = self._session.request(
-                method, url, headers=sent, data=body, stream=stream, allow_redirects=False,
+                method, url, headers=sent, data=body, stream=True, allow_redirects=False,
                 timeout=(self.options.connect_s, self.options.read_s),
             )  # fmt: skip
         except requests.exceptions.SSLError as error:
             raise tls_failure(self.host, error) from error
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError, HTTPException, ValueError) as error:
+            # ValueError: requests reads the Location of what it does not follow.
             raise Transient(f"the connection failed ({type(error).__name__})") from error
-        if response.status_code in expected:
+        meaning = meaning_of(operation, response.status_code)
+        if stream and meaning == "done":
             return response
-        response.close() if stream else None
-        raise self._failure(response, scopes=scopes, used=authorization, url=url)
-
-    def pauses(self) -> Iterator[Pauser]:
-        """Yields a function that waits between tries and raises PushError after the last one."""
-        pauser = Pauser(self.host, self.options)
-        while True:
-            yield pauser
-
-    def own_url(self, location: str, *, after: str) -> str:
-        """The absolute form of a Location of this registry's.
-
-        A proxy that ends TLS often makes registries name `http://`: scheme and port stay ours.
-
-        Raises:
-            PushError: it leads to another host, which gets neither our bytes nor our token.
-        """
         try:
-            absolute = urlsplit(
-                urljoin(after if "://" in after else self.base_url + after, location)
-            )
-        except ValueError as error:
-            raise PushError("the registry's Location is no address", where=self.host) from error
-        base = urlsplit(self.base_url)
-        if not location or absolute.hostname != base.hostname:
-            raise PushError(
-                f"the registry sent an upload to another host ({absolute.hostname})"
-                if location
-                else "the registry did not say where an upload goes on (no Location)",
-                where=self.host,
-            )
-        return urlunsplit((base.scheme, base.netloc, absolute.path, absolute.query, ""))
-
-    def _failure(
-        self, response: requests.Response, *, scopes: tuple[str, ...], used: str, url: str
-    ) -> Exception:
-        status = response.status_code
-        code = error_code(response)
-        shown = f"{status} {code}".strip()
-        if status == 401:
+            read_body(response, limit_s=self.options.read_s)
+        except requests.RequestException as error:
+            if operation == "get manifest" and meaning == "done":  # the only body that is needed
+                raise Transient(f"an answer broke ({type(error).__name__})") from error
+        if response.status_code == 401 and scopes is not None:
             challenge = response.headers.get("WWW-Authenticate", "")
-            if self.auth.answer(challenge, scopes, used=used):
-                return Transient("the registry refuses the credentials (401)", counts=False)
+            if self.auth.answer(challenge, scopes, used=authorization):
+                raise Unauthorized(
+                    "the registry refuses the credentials (401)",
+                    had_token=bool(authorization),
+                    failure=self._refusal(response, url),
+                )
+        if meaning == "again":
+            shown = f"{response.status_code} {error_code(response)}".strip()
+            raise Transient(f"the registry answers {shown}", wait_s=retry_after_s(response))
+        if meaning in ("login", "refused"):
+            raise self._refusal(response, url)
+        return response
+
+    def _refusal(self, response: requests.Response, url: str) -> PushError:
+        status = response.status_code
+        shown = f"{status} {error_code(response)}".strip()
+        where = f"{self.host}{urlsplit(url).path}"
         if status in (401, 403):
             return PushError(
                 f"the registry refuses access ({shown})",
-                where=f"{self.host}{urlsplit(url).path}",
+                where=where,
                 hint=f"docker login {self.host}, with an account that may push there",
             )
-        if status in RETRIED:
-            return Transient(f"the registry answers {shown}", wait_s=retry_after(response))
         if status == 507:
             return PushError(f"the registry's disk is full ({shown})", where=self.host)
-        return PushError(
-            f"the registry refuses a request ({shown})", where=f"{self.host}{urlsplit(url).path}"
-        )
-
-    def _find_scheme(self) -> str:
-        """TLS everywhere but on loopback, where a plain server answers a plain request properly."""
-        if is_sealed(f"http://{self._api_host}"):
-            try:
-                probe = self._session.get(
-                    f"http://{self._api_host}/v2/", timeout=self.options.connect_s, allow_redirects=False
-                )  # fmt: skip
-                if probe.status_code != 400:
-                    return "http"
-            except requests.exceptions.ConnectTimeout:
-                return "http"
-            except requests.RequestException as error:
-                if "refused" in str(error):
-                    return "http"
-        context = make_tls_context(self.host, self.options)
-        self._session.mount("https://", TrustingAdapter(context, self.options.parallel + 2))
-        return "https"
-
-    def _redirect_target(self, response: requests.Response) -> str:
-        target = urljoin(response.url, response.headers.get("Location", ""))
-        if not is_sealed(target):
-            raise PushError("the registry redirects to an address without TLS", where=self.host)
-        return target
-
-    def _fetch_elsewhere(self, url: str, headers: Mapping[str, str]) -> requests.Response:
-        """A redirected GET: storage hosts get no Authorization."""
-        try:
-            return self._session.get(
-                url, headers=dict(headers), stream=True, allow_redirects=False,
-                timeout=(self.options.connect_s, self.options.read_s),
-            )  # fmt: skip
-        except requests.RequestException as error:
-            raise PushError(
-                f"the registry's storage does not answer ({type(error).__name__})", where=self.host
-            ) from error
+        if status == 404:
+            return PushError(
+                f"the registry knows no such place ({shown})",
+                where=where,
+                hint="check the repository's name; some registries (ECR) want it created first",
+            )
+        return PushError(f"the registry refuses a request ({shown})", where=where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,8 +366,13 @@ class RegistryContent:
         """
         client = self.client or RegistryClient(self.host)
         position = offset_bytes
-        for pause in client.pauses():
-            response = client.open_blob(self.repository, self.digest, position)
+        pause = Pauser(client.host, client.options)
+        while True:
+            try:
+                response = client.open_blob(self.repository, self.digest, position)
+            except Transient as error:
+                pause(error)
+                continue
             try:
                 body: Iterator[bytes] = response.iter_content(_READ_BYTES)
                 if response.status_code == 200 and position:
@@ -391,7 +382,7 @@ class RegistryContent:
                     pause.progressed()
                     yield chunk
                 return
-            except requests.RequestException as error:
+            except (requests.RequestException, HTTPError) as error:
                 pause(Transient(f"a download broke ({type(error).__name__})"))
             finally:
                 response.close()

@@ -22,6 +22,8 @@ from bake.image.registry.client import RegistryClient, RegistryContent
 from bake.image.registry.transport import RegistryOptions
 from bake.image.registry.upload import Blob, How, Stopped, Uploader
 
+_SHOWN_WITHIN_S = 20.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class PushedLayer:
@@ -93,9 +95,9 @@ def push_image(
         push = _Push(image, target, registry, console)
         hows = push.send_layers()
         push.send_config()
-        registry.put_manifest(target, image.manifest_json, MANIFEST)
-        if registry.manifest_digest(target) != image.digest:
-            raise PushError("the tag does not point at the image that was pushed", where=reference)
+        media_type = image.manifest.get("mediaType", MANIFEST)
+        is_proven = registry.put_manifest(target, image.manifest_json, media_type)
+        _read_back(registry, target, image.digest, console, is_proven=is_proven)
     report = PushReport(
         reference=str(target),
         digest=image.digest,
@@ -114,6 +116,44 @@ def push_image(
     )
     console.event("pushed", **report.as_json())
     return report
+
+
+def _read_back(
+    registry: RegistryClient, target: Reference, digest: str, console: Console, *, is_proven: bool
+) -> None:
+    """Looks at what the tag points at, as GHCR, Docker Hub and ECR show a manifest some seconds late.
+
+    Args:
+        registry: Has taken the manifest.
+        target: The tag.
+        digest: What it should point at.
+        console: Is told what is no error.
+        is_proven: The answer to the PUT has named the digest, which is proof enough.
+
+    Raises:
+        PushError: without that proof, the tag points at something else all the time.
+    """
+    deadline = time.monotonic() + (0 if is_proven else _SHOWN_WITHIN_S)
+    pause_s = 0.1
+    while True:
+        try:
+            shown = registry.manifest_digest(target)
+        except PushError as error:  # credentials that may push only, for one
+            console.say(f"{target} is pushed, but cannot be read back: {error.what}")
+            return
+        if shown == digest:
+            return
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(pause_s)
+        pause_s = min(2.0, 2 * pause_s)
+    if not is_proven:
+        raise PushError(
+            f"the registry took the image, but its tag does not point at it after {_SHOWN_WITHIN_S:.0f} s",
+            where=str(target),
+            hint=f"bake inspect {target}; if it is not {digest}, push again",
+        )
+    console.say(f"{target} is pushed; the registry does not show it yet")
 
 
 def push_stream(

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from bake.certificates import trusted_certificates
 from bake.errors import ManifestError, PushError
+from bake.retry import Retry
 from bake.settings import Settings
+from runtime.files.answers import MAX_RETRY_AFTER_S
 
-RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that may be others the next time."""
+_READ_BYTES = 64 << 10
 _NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|HTTP_REQUEST|RECORD_LAYER_FAILURE")
-_MOST_WAIT_S = 60.0
-_MOST_UNCOUNTED = 5
-"""New tokens, or smaller pieces, in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +31,9 @@ class RegistryOptions:
     """How a registry is spoken to."""
 
     attempts: int = 6
-    """Tries of one request, or of an upload that makes no progress."""
+    """Tries in a row, of a request or of an upload, that bring nothing."""
     backoff_s: float = 1.0
-    """Before the second try; doubled at each, with jitter, up to a minute. `Retry-After` wins."""
+    """Before the second try; doubled at each, with jitter, up to a minute. `Retry-After` wins, up to two."""
     chunk_bytes: int | None = None
     """Most bytes of one PATCH. None sends a blob as one, as `docker push` does, and less after a 413."""
     parallel: int = 4
@@ -67,44 +64,77 @@ class Transient(Exception):  # noqa: N818  # not an error yet: it is tried again
     Args:
         what: What happened, for the message if it never succeeds.
         wait_s: What the registry asked to wait, if it did.
-        counts: False where the try should not be counted, such as after a new token.
+        counts: False where the next try will not be the same, such as after a new token.
+        failure: What is raised if it never succeeds; made of `what` if not given.
     """
 
-    def __init__(self, what: str, *, wait_s: float | None = None, counts: bool = True) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        wait_s: float | None = None,
+        counts: bool = True,
+        failure: PushError | None = None,
+    ) -> None:
         super().__init__(what)
         self.what = what
         self.wait_s = wait_s
         self.counts = counts
+        self.failure = failure
+
+
+class Unauthorized(Transient):
+    """A 401 that a new token may answer."""
+
+    def __init__(self, what: str, *, had_token: bool, failure: PushError) -> None:
+        super().__init__(what, counts=False, failure=failure)
+        self.had_token = had_token
+        """The request had credentials or a token already: another one is the same, perhaps."""
 
 
 class Pauser:
-    """Counts the tries of one undertaking, and waits between them."""
+    """Counts the tries of one undertaking, and waits between them.
 
-    def __init__(self, host: str, options: RegistryOptions) -> None:
+    Args:
+        host: The registry's, for the message.
+        options: How often, and how long.
+        wait: Instead of `time.sleep`; may raise to end the undertaking.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        options: RegistryOptions,
+        *,
+        wait: Callable[[float], None] | None = None,
+    ) -> None:
         self._host = host
-        self._options = options
-        self._failed = 0
-        self._uncounted = 0
+        self._wait = wait or time.sleep
+        self._retry = Retry(attempts=options.attempts, backoff_s=options.backoff_s)
 
     def __call__(self, error: Transient) -> None:
         """Waits before the next try, or raises PushError where there is none."""
-        if not error.counts and self._uncounted < _MOST_UNCOUNTED:
-            self._uncounted += 1
-            return
-        self._failed += 1
-        if self._failed >= self._options.attempts:
-            raise PushError(
-                f"{error.what}, {self._failed} times in a row",
-                where=self._host,
-                hint="check the registry's name and the network; what a repeated push finds there is not sent again",
-            ) from error
-        wait_s = self._options.backoff_s * 2 ** (self._failed - 1) * random.uniform(0.5, 1)  # noqa: S311
-        time.sleep(min(error.wait_s if error.wait_s is not None else wait_s, _MOST_WAIT_S))
+        pause_s = self._retry.next_pause_s(wait_s=error.wait_s, counts=error.counts)
+        if pause_s is None:
+            raise error.failure or self._failure(error) from error
+        self._wait(pause_s)
 
     def progressed(self) -> None:
         """Starts counting anew."""
-        self._failed = 0
-        self._uncounted = 0
+        self._retry.progressed()
+
+    def _failure(self, error: Transient) -> PushError:
+        if (error.wait_s or 0) > MAX_RETRY_AFTER_S:
+            return PushError(
+                f"{error.what}, and asks to wait {error.wait_s:.0f} s",
+                where=self._host,
+                hint="repeat the command then; what it finds there is not sent again",
+            )
+        return PushError(
+            f"{error.what}, {self._retry.failed} times in a row",
+            where=self._host,
+            hint="check the registry's name and the network; what a repeated push finds there is not sent again",
+        )
 
 
 class NoNetrc(AuthBase):
@@ -123,6 +153,28 @@ class TrustingAdapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+
+def read_body(response: requests.Response, *, limit_s: float, most_bytes: int = 16 << 20) -> None:
+    """Reads a streamed answer's body, so that `content` has it.
+
+    Raises:
+        RequestException: it breaks, is longer than `most_bytes`, or takes longer than `limit_s`.
+    """
+    began = time.monotonic()
+    body = bytearray()
+    try:
+        for chunk in response.iter_content(_READ_BYTES):
+            body += chunk
+            if len(body) > most_bytes:
+                raise requests.exceptions.ContentDecodingError("too long")
+            if time.monotonic() - began > limit_s:
+                raise requests.exceptions.ReadTimeout("too slow")
+    except urllib3.exceptions.HTTPError as error:  # requests wraps some of them only
+        raise requests.exceptions.ChunkedEncodingError(type(error).__name__) from error
+    finally:
+        response.close()
+        response._content = bytes(body)  # what `requests` itself keeps there
 
 
 def error_code(response: requests.Response) -> str:
@@ -145,17 +197,6 @@ def tls_failure(host: str, error: requests.exceptions.SSLError) -> Exception:
     if _NO_TLS.search(str(error)):
         return PushError("what answers there does not speak TLS", where=host)
     return Transient("the connection failed (SSLError)")
-
-
-def retry_after(response: requests.Response) -> float | None:
-    """Seconds of a `Retry-After`, which is a number or a date."""
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
 
 
 def make_tls_context(host: str, options: RegistryOptions) -> ssl.SSLContext:

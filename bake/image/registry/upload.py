@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import quote
 
@@ -18,11 +18,15 @@ import requests
 
 from bake.errors import BuildError, PushError
 from bake.image.oci.model import Content, check_digest, digest_of, read_content
+from bake.image.registry.address import own_url
+from bake.image.registry.answers import meaning_of
 from bake.image.registry.auth import push_scope
 from bake.image.registry.client import RegistryClient
-from bake.image.registry.transport import Pauser, Transient
+from bake.image.registry.transport import Pauser, Transient, Unauthorized
 
 How = Literal["present", "mounted", "uploaded"]
+_MOUNT_ATTEMPTS = 2
+_MOST_REFUSED = 3
 _CHUNKS_AFTER_413 = (95 << 20, 45 << 20, 16 << 20, 5 << 20, 1 << 20)
 """Below usual limits of proxies: 100 MB, 50 MB; 5 MiB is the least that object stores accept."""
 
@@ -57,19 +61,38 @@ class Uploader:
     def mount(self, digest: str, source: str) -> bool:
         """Asks the registry to take a blob from another of its repositories.
 
-        Returns False where it does not (202: it has opened an ordinary upload, which is given up).
+        A refusal, of whatever kind, costs one request: without the mount there is an ordinary upload.
+
+        Returns:
+            Whether the blob is there now.
         """
-        response = self.client.request(
-            "POST",
+        path = (
             f"/v2/{self.repository}/blobs/uploads/?mount={check_digest(digest)}"
-            f"&from={quote(source, safe='/')}",
-            scopes=push_scope(self.repository, mounted_from=source),
-            headers={"Content-Length": "0"},
-            expected={201, 202, 404, 405},
+            f"&from={quote(source, safe='/')}"
         )
+        pause = self._pauser(attempts=_MOUNT_ATTEMPTS)
+        while True:
+            try:
+                response = self.client.send(
+                    "mount",
+                    "POST",
+                    path,
+                    scopes=push_scope(self.repository, mounted_from=source),
+                    headers={"Content-Length": "0"},
+                )
+                break
+            except Unauthorized as error:
+                if error.had_token:
+                    return False
+                pause(error)
+            except Transient as error:
+                pause(error)
+        if meaning_of("mount", response.status_code) == "done":
+            # 201 is the specification's answer; whoever says something else is asked.
+            return response.status_code == 201 or self.client.has_blob(self.repository, digest)
         if response.status_code == 202 and response.headers.get("Location"):
-            self._abandon(self.client.own_url(response.headers["Location"], after=response.url))
-        return response.status_code == 201
+            self._abandon(self.location_of(response))
+        return False
 
     def upload(self, blob: Blob) -> str:
         """Uploads a blob. Returns its digest.
@@ -77,20 +100,39 @@ class Uploader:
         Raises:
             PushError: the registry refuses it, or no progress was made in all attempts.
         """
-        again = Pauser(self.client.host, self.client.options)
+        progress = _Progress(pause=self._pauser())
         chunk_bytes = self.client.options.chunk_bytes
         while True:
-            upload = _Upload(self, blob, chunk_bytes=chunk_bytes)
+            upload = _Upload(self, blob, progress, chunk_bytes=chunk_bytes)
             try:
                 upload.open()
-                upload.send_all(Pauser(self.client.host, self.client.options))
+                upload.send_all()
                 return upload.close()
             except Transient as error:
                 chunk_bytes = upload.chunk_bytes
-                again(error)
+                try:
+                    progress.pause(error)
+                except BaseException:
+                    self._abandon(upload.location)
+                    raise
             except BaseException:
                 self._abandon(upload.location)
                 raise
+
+    def location_of(self, response: requests.Response) -> str:
+        """Where an upload goes on: an address of this registry's, or a PushError."""
+        location = response.headers.get("Location", "")
+        base, host = self.client.base_url, self.client.host
+        return own_url(location, base=base, after=response.url, host=host)
+
+    def _pauser(self, *, attempts: int | None = None) -> Pauser:
+        options = self.client.options
+        options = replace(options, attempts=min(options.attempts, attempts or options.attempts))
+        return Pauser(self.client.host, options, wait=self._wait)
+
+    def _wait(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise Stopped
 
     def _abandon(self, location: str) -> None:
         """Tells the registry to forget an upload; it would do so itself some day."""
@@ -98,78 +140,118 @@ class Uploader:
             return
         try:
             self.client.send(
-                "DELETE",
-                location,
-                scopes=push_scope(self.repository),
-                expected={200, 202, 204, 404, 405},
+                "give up upload", "DELETE", location, scopes=push_scope(self.repository)
             )
         except (Transient, PushError):
             return
 
 
+@dataclass(kw_only=True)
+class _Progress:
+    """How far a blob has come in all of its uploads; tries are counted from there."""
+
+    pause: Pauser
+    furthest_bytes: int = 0
+    refused: int = 0
+    """How often the digest was. From then on our own count of what was sent holds alone."""
+
+    def reach(self, sent_bytes: int) -> None:
+        """Bytes that were sent before, in an upload that was lost, are no progress."""
+        if sent_bytes > self.furthest_bytes:
+            self.furthest_bytes = sent_bytes
+            self.pause.progressed()
+
+
+class _Lost(Transient):
+    """This upload is of no use any more; a new one may be."""
+
+
 class _Upload:
     """One upload session of the registry's."""
 
-    def __init__(self, uploader: Uploader, blob: Blob, *, chunk_bytes: int | None) -> None:
+    def __init__(
+        self, uploader: Uploader, blob: Blob, progress: _Progress, *, chunk_bytes: int | None
+    ) -> None:
         self._uploader = uploader
         self._client = uploader.client
         self._scopes = push_scope(uploader.repository)
         self._blob = blob
+        self._progress = progress
         self._least_bytes = 0
         self._resumed = False
+        self._doubt: Transient | None = None
+        """Why the registry must say how much has arrived, where it must."""
         self.chunk_bytes = chunk_bytes
         self.location = ""
         self.sent_bytes = 0
 
     def open(self) -> None:
-        response = self._client.request(
+        response = self._client.send(
+            "open upload",
             "POST",
             f"/v2/{self._uploader.repository}/blobs/uploads/",
             scopes=self._scopes,
             headers={"Content-Length": "0"},
-            expected={202},
         )
         self._follow(response)
         least = response.headers.get("OCI-Chunk-Min-Length", "")
-        self._least_bytes = int(least) if least.isdecimal() else 0
+        self._least_bytes = int(least) if re.fullmatch(r"[0-9]{1,12}", least) else 0
 
-    def send_all(self, pause: Pauser) -> None:
-        while self.sent_bytes < self._blob.size_bytes:
-            before = self.sent_bytes
+    def send_all(self) -> None:
+        """Sends what is left, and takes up what breaks.
+
+        Raises:
+            Transient: the upload is lost, and a new one may succeed.
+            PushError: there are no tries left.
+        """
+        while self.sent_bytes < self._blob.size_bytes or self._doubt:
             try:
-                self._send_piece()
+                if self._doubt:
+                    self._ask_how_much_arrived(self._doubt)
+                else:
+                    self._send_piece()
+            except _Lost:
+                raise
             except Transient as error:
-                self._ask_how_much_arrived(error)
-                if self.sent_bytes > before:
-                    pause.progressed()
-                pause(error)
-                continue
-            if self.sent_bytes > before:
-                pause.progressed()
+                self._resumed = True
+                self._doubt = error
+                self._progress.pause(error)
+            self._progress.reach(self.sent_bytes)
 
     def close(self) -> str:
         """Ends the upload under its digest."""
         digest = self._blob.digest()
         mark = "&" if "?" in self.location else "?"
-        for pause in self._client.pauses():
+        while True:
             try:
                 response = self._client.send(
-                    "PUT", f"{self.location}{mark}digest={quote(digest, safe='')}",
-                    scopes=self._scopes, headers={"Content-Length": "0"}, expected={201, 204, 400, 404, 416},
-                )  # fmt: skip
+                    "close upload",
+                    "PUT",
+                    f"{self.location}{mark}digest={quote(digest, safe='')}",
+                    scopes=self._scopes,
+                    headers={"Content-Length": "0"},
+                )
             except Transient as error:
                 # The answer may have been lost, not the request.
-                if self._client.has_blob(self._uploader.repository, digest):
+                if self._has_blob(digest):
                     return digest
-                pause(error)
+                self._progress.pause(error)
                 continue
-            if response.status_code in (201, 204):
-                return digest
-            if self._client.has_blob(self._uploader.repository, digest):
+            if meaning_of("close upload", response.status_code) == "done" or self._has_blob(digest):
                 return digest
             self._check_own_bytes(digest)
-            raise Transient(f"the registry says that the bytes are not those of {digest}")
-        raise AssertionError("pauses() ends by raising")
+            self._progress.refused += 1
+            what = f"the registry says that the bytes are not those of {digest}"
+            if self._progress.refused == _MOST_REFUSED:  # each time costs a whole upload
+                raise PushError(
+                    f"{what}, {_MOST_REFUSED} times",
+                    where=self._client.host,
+                    hint="something on the way changes them, such as a proxy: try from another network",
+                )
+            raise _Lost(what)
+
+    def _has_blob(self, digest: str) -> bool:
+        return self._client.has_blob(self._uploader.repository, digest, pauser=self._progress.pause)
 
     def _check_own_bytes(self, digest: str) -> None:
         """Tells a file that has changed from bytes that the way has changed."""
@@ -188,20 +270,27 @@ class _Upload:
             headers["Content-Range"] = f"{self.sent_bytes}-{self.sent_bytes + piece - 1}"
         body = _Body(self._uploader, self._blob, offset=self.sent_bytes, size=piece)
         response = self._client.send(
-            "PATCH", self.location, scopes=self._scopes, headers=headers, body=body, expected={202, 204, 413, 416, 404},
-        )  # fmt: skip
-        if response.status_code == 413:
+            "send piece", "PATCH", self.location, scopes=self._scopes, headers=headers, body=body
+        )
+        meaning = meaning_of("send piece", response.status_code)
+        if meaning == "smaller":
             self._take_smaller_pieces(piece)
-        elif response.status_code == 404:
-            raise Transient("the registry has lost an upload")
-        elif response.status_code == 416:
+        elif meaning == "restart":
+            raise _Lost("the registry has lost an upload")
+        elif meaning == "ask":
             raise Transient("the registry refuses a piece's place (416)")
         else:
-            self._follow(response)
-            arrived = _arrived(response)
-            if arrived is not None and arrived <= self.sent_bytes:
-                raise Transient("the registry says that nothing of a piece has arrived")
-            self.sent_bytes = self.sent_bytes + piece if arrived is None else arrived
+            if response.headers.get("Location"):
+                self._follow(response)
+            self.sent_bytes = self._arrived_after(self.sent_bytes + piece, response)
+
+    def _arrived_after(self, sent_bytes: int, response: requests.Response) -> int:
+        """Our own count, unless the registry says that it has taken a part of the piece.
+
+        ECR's `Range` does not advance, and others tell of the last piece alone: that is no answer.
+        """
+        said = _arrived(response) if not self._progress.refused else None
+        return said if said is not None and self.sent_bytes < said < sent_bytes else sent_bytes
 
     def _take_smaller_pieces(self, refused: int) -> None:
         smaller = next((size for size in _CHUNKS_AFTER_413 if size < refused), None)
@@ -214,25 +303,20 @@ class _Upload:
         self.chunk_bytes = smaller
         raise Transient("the registry refuses pieces of this size (413)", counts=False)
 
-    def _ask_how_much_arrived(self, reason: Transient) -> None:
-        """Finds where to go on; raises `reason` for a new upload where the registry does not say."""
-        self._resumed = True
-        response = self._client.request(
-            "GET", self.location, scopes=self._scopes, expected={200, 202, 204, 400, 404, 405, 416}
-        )
+    def _ask_how_much_arrived(self, why: Transient) -> None:
+        """Finds where to go on, or that a new upload is needed, where the registry does not say."""
+        response = self._client.send("ask upload", "GET", self.location, scopes=self._scopes)
         arrived = _arrived(response)
-        if response.status_code not in (200, 202, 204) or arrived is None:
-            raise reason
-        if arrived > self._blob.size_bytes:
-            raise reason
+        is_answer = meaning_of("ask upload", response.status_code) == "done"
+        if not is_answer or arrived is None or arrived > self._blob.size_bytes:
+            raise _Lost(why.what, counts=False)  # it was counted when it came
         if response.headers.get("Location"):
             self._follow(response)
         self.sent_bytes = arrived
+        self._doubt = None
 
     def _follow(self, response: requests.Response) -> None:
-        self.location = self._client.own_url(
-            response.headers.get("Location", ""), after=response.url
-        )
+        self.location = self._uploader.location_of(response)
 
 
 class _Body:
@@ -266,7 +350,9 @@ class _Body:
 
 def _arrived(response: requests.Response) -> int | None:
     """How many bytes of an upload the registry has, where it says so (`Range: 0-1023`; empty: `0-0`)."""
-    found = re.fullmatch(r"(?:bytes=)?0-(\d+)", response.headers.get("Range", "").strip())
+    found = re.fullmatch(
+        r"(?:bytes[= ])?0-([0-9]{1,15})(?:/.*)?", response.headers.get("Range", "").strip()
+    )
     if not found:
         return None
     return int(found[1]) + 1 if int(found[1]) else 0

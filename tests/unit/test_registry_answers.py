@@ -1,0 +1,304 @@
+"""Whatever a registry answers, at whatever moment: a push succeeds, or ends with an error in words."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import get_args
+
+import pytest
+import requests
+
+from bake.console import Console
+from bake.errors import BakeError
+from bake.image.final.assemble import assemble
+from bake.image.oci.model import Image, sha256_digest
+from bake.image.registry import push as pushing
+from bake.image.registry.answers import Meaning, Operation, meaning_of
+from bake.image.registry.push import PushReport, push_image
+from tests.standins.registry_memory import HOST, TOKEN_HOST, MemoryRegistry, Reply
+from tests.unit.test_assemble import CONFIG, THIN, WEIGHTS, make_base
+
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+CONSOLE = Console(quiet=True)
+REFERENCE = f"{HOST}/you/model:1"
+STATUSES = (100, 103, 199, 200, 201, 202, 203, 204, 206, 226, 300, 301, 304, 307, 308, 399, 400, 401, 403,
+            404, 405, 408, 409, 410, 413, 416, 418, 422, 429, 451, 500, 501, 503, 507, 511, 522, 530, 599)  # fmt: skip
+"""tests/integration/test_registry_answers.py takes all of them, and 2,000 random answers."""
+RANDOM_ANSWERS = 60
+"""For each operation."""
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses are counted by the tests of `Retry`."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(threading.Event, "wait", lambda event, *_: event.is_set())
+    monkeypatch.setattr(pushing, "_SHOWN_WITHIN_S", 0.01)
+
+
+def on_a_mounted_base(registry: MemoryRegistry) -> Image:
+    """An image whose base's layers are in another repository of the registry."""
+    base, client = make_base(), registry.client()
+    layers = []
+    for layer in base.layers:
+        assert layer.content is not None
+        blobs = registry.blobs.setdefault("you/base", {})
+        blobs[layer.digest] = b"".join(layer.content.chunks())
+        layers.append(replace(layer, content=client.blob_content("you/base", layer.digest)))
+    return assemble(replace(base, layers=tuple(layers)), layers=[WEIGHTS, THIN], config=CONFIG)
+
+
+def push(image: Image, registry: MemoryRegistry, **options: int) -> PushReport:
+    return push_image(image, REFERENCE, console=CONSOLE, client=registry.client(**options))
+
+
+def refused_piece(registry: MemoryRegistry, operation: Operation) -> bool:
+    """Operations that only a fault before them leads to: a piece that breaks, a push that fails."""
+    is_after = {"ask upload": "send piece", "give up upload": "close upload"}.get(operation)
+    if is_after is None:
+        return False
+    return registry.asked[-1] == is_after and registry.asked.count(registry.asked[-1]) == 1
+
+
+def answering(operation: Operation, reply: Callable[[], Reply | None]) -> MemoryRegistry:
+    """A registry that answers one operation in a way of its own."""
+    registry = MemoryRegistry()
+
+    def rule(asked: Operation, _: requests.PreparedRequest) -> Reply | None:
+        if asked == operation:
+            # Whom the registry names as its token server first of all is believed.
+            is_known = operation == "get token" or "get token" in registry.asked
+            return reply() if is_known else None
+        if refused_piece(registry, operation):
+            return Reply(status=503 if operation == "ask upload" else 403)
+        return None
+
+    registry.rule = rule
+    return registry
+
+
+def outcome(registry: MemoryRegistry, operation: Operation) -> str:
+    """`done`, or the error in words; the tag points at the whole image, or at nothing."""
+    image = on_a_mounted_base(registry)
+    began = time.monotonic()
+    try:
+        if operation == "get blob":
+            for layer in image.layers[:2]:
+                assert layer.content is not None
+                data = b"".join(registry.client().blob_content("you/base", layer.digest).chunks())
+                if sha256_digest(data) != layer.digest:
+                    return "other bytes, which their digest shows"
+        else:
+            push(image, registry)
+        failed = ""
+    except BakeError as error:
+        failed = str(error)
+    assert not any(each in failed for each in ("Traceback", "correct horse", "a-token")), failed
+    assert time.monotonic() - began < 60
+    assert not registry.leaks
+    there = registry.tags.get("you/model:1")
+    assert there in (None, image.manifest_json)
+    if operation == "get blob":
+        return failed or "done"
+    if failed and operation not in ("get manifest", "put manifest"):
+        assert there is None, "the tag has moved, and the push says that it failed"
+    if not failed and operation != "put manifest":
+        assert there == image.manifest_json
+        blobs = registry.blobs["you/model"]
+        assert all(layer.digest in blobs for layer in image.layers)
+    return failed or "done"
+
+
+def test_what_every_status_means_to_every_operation() -> None:
+    known = set(get_args(Meaning))
+    for operation in OPERATIONS:
+        for status in range(1000):
+            meaning = meaning_of(operation, status)
+            assert meaning in known
+            if 200 <= status < 300 and (operation, status) != ("mount", 202):
+                assert meaning == "done", (operation, status)
+            if 520 <= status <= 530 and operation != "give up upload":
+                assert meaning == "again", (operation, status)
+            if operation == "mount":
+                assert meaning in ("done", "again", "otherwise")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_any_status_for_good_ends_in_success_or_an_error_in_words(operation: Operation) -> None:
+    answer_for_good(operation, STATUSES)
+
+
+def answer_for_good(operation: Operation, statuses: Iterable[int]) -> None:
+    for status in statuses:
+        registry = answering(operation, partial(Reply, status=status))
+        said = outcome(registry, operation)
+        meaning = meaning_of(operation, status)
+        if operation in ("mount", "ask upload") and meaning not in ("done", "login", "again"):
+            assert said == "done", (status, said)  # it goes another way
+        if meaning in ("again", "refused"):
+            # What was pushed and cannot be read back is pushed.
+            assert said != "done" or operation in ("ask upload", "mount", "get manifest"), status
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_any_status_in_passing_is_outlived_where_it_may_pass(operation: Operation) -> None:
+    for status in (408, 425, 429, 500, 502, 503, 504, 520, 524, 530):
+        left = [Reply(status=status), Reply(status=status, headers={"Retry-After": "1"})]
+        registry = answering(operation, partial(_popped, left))
+        said = outcome(registry, operation)
+        assert said == "done" or operation == "give up upload", (status, said)
+
+
+def _popped(left: list[Reply]) -> Reply | None:
+    return left.pop() if left else None
+
+
+REALMS = (
+    'Bearer realm="https://evil.example/token"', 'Bearer realm="http://127.0.0.1.evil.example/"',
+    f'Bearer realm="https://{TOKEN_HOST}/token",scope="x"', 'Basic realm="x"', "Bearer", "Negotiate",
+    'Bearer realm="https://[::1/"', "Bearer realm=" + " " * 60_000, 'Bearer realm="\xff"', "",
+)  # fmt: skip
+LOCATIONS = (
+    "", "/v2/you/model/blobs/uploads/x", "https://evil.example/x", "//evil.example/x", "http://[::1/",
+    "\\\\evil.example/x", "javascript:1", "https://registry.example@evil.example/", "x" * 5000, "\xff\x00",
+    "http://registry.example:99999999/x", "?a=b", "https://evil.example/token",
+)  # fmt: skip
+BODIES = (
+    b"", b"{}", b"[]", b"null", b"[" * 50_000, b"<html>", b'{"errors":[{"code":"DENIED"}]}', b"\xff" * 100,
+    b'{"token":"x\\ny"}', b'{"token":{}}', b'{"token":"t","expires_in":"never"}', b'{"errors":{"0":1}}',
+    b'{"token":"\xc3\xa9"}', b'{"token":"t","expires_in":[]}', b'{"token":"t","expires_in":NaN}',
+    b'{"manifests":[]}', b'{"layers":[],"config":{}}', b"{" + b" " * (17 << 20), gzip.compress(b"x" * (20 << 20)),
+)  # fmt: skip
+ERRORS = (requests.ConnectionError, requests.ReadTimeout, requests.exceptions.ChunkedEncodingError)
+
+
+def random_reply(noise: random.Random) -> Reply:
+    status = noise.choice(
+        (200, 201, 202, 204, 206, 301, 307, 400, 401, 403, 404, 413, 416, 429, 500, 503, 522)
+    )
+    headers = {
+        "Location": noise.choice(LOCATIONS),
+        "WWW-Authenticate": noise.choice(REALMS),
+        "Range": noise.choice(("0-0", "0-3", "bytes=0-5", "5-1", "0-" + "9" * 5000, "x", "0-99999")),
+        "Retry-After": noise.choice(("0", "1", "9" * 400, "soon", "-1", "Mon, 01 Jan 0001 00:00:00 GMT")),
+        "Docker-Content-Digest": noise.choice(("sha256:" + "0" * 64, "sha512:1", "x", "")),
+        "OCI-Chunk-Min-Length": noise.choice(("0", "5", "9" * 5000, "x")),
+        "Content-Encoding": noise.choice(("gzip", "identity", "br")),
+        "Content-Type": noise.choice(("text/html", "application/json", "\xff")),
+        "Content-Length": noise.choice(("0", "5", "-1", "x")),
+    }  # fmt: skip
+    kept = noise.sample(sorted(headers), noise.randrange(len(headers)))
+    return Reply(
+        status=status if noise.random() < 0.8 else noise.randrange(100, 600),
+        headers={name: headers[name] for name in kept},
+        body=noise.choice(BODIES),
+        error=noise.choice(ERRORS) if noise.random() < 0.05 else None,
+    )
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_random_answers_move_no_tag_and_leak_nothing(operation: Operation) -> None:
+    answer_at_random(operation, RANDOM_ANSWERS)
+
+
+def answer_at_random(operation: Operation, count: int) -> None:
+    noise = random.Random(f"{operation} 14")
+    given = 0
+
+    def reply() -> Reply | None:
+        nonlocal given
+        given += 1
+        return random_reply(noise) if noise.random() < 0.9 else None
+
+    while given < count:
+        before = given
+        outcome(answering(operation, reply), operation)
+        assert given > before, "the operation was never asked for"
+
+
+def test_a_manifest_that_is_shown_late_is_waited_for() -> None:
+    left: list[Reply | None] = [Reply(status=404), Reply(status=404), None]
+    said = outcome(answering("get manifest", lambda: left.pop(0) if left else None), "get manifest")
+    assert said == "done"
+    assert not left
+
+
+def test_the_answer_to_a_manifests_put_is_believed_and_another_digest_is_not() -> None:
+    image = on_a_mounted_base(MemoryRegistry())
+    told = Reply(status=201, headers={"Docker-Content-Digest": image.digest})
+    assert outcome(answering("put manifest", lambda: told), "put manifest") == "done"
+    other = Reply(status=201, headers={"Docker-Content-Digest": "sha256:" + "0" * 64})
+    said = outcome(answering("put manifest", lambda: other), "put manifest")
+    assert "the registry stored another manifest" in said
+    untold = outcome(answering("put manifest", lambda: Reply(status=201)), "put manifest")
+    assert "its tag does not point at it after" in untold
+
+
+@pytest.mark.parametrize("status", [201, 202, 204])
+@pytest.mark.parametrize("said", [None, "0-0", "5-1", "0-999999", "0-" + "9" * 5000, "x"])
+def test_our_own_count_holds_where_a_range_is_no_answer(status: int, said: str | None) -> None:
+    registry = MemoryRegistry()
+
+    def rule(asked: Operation, request: requests.PreparedRequest) -> Reply | None:
+        if asked != "send piece" or request.headers.get("Authorization") != "Bearer a-token":
+            return None
+        taken = registry._answer(asked, request)
+        place = {"Location": taken.headers["Location"]}
+        return Reply(status=status, headers={**place, **({"Range": said} if said else {})})
+
+    registry.rule = rule
+    image = on_a_mounted_base(registry)
+    push(image, registry, chunk_bytes=3)
+    assert registry.tags["you/model:1"] == image.manifest_json
+    assert "ask upload" not in registry.asked
+
+
+def test_a_part_of_a_piece_that_was_taken_is_gone_on_from() -> None:
+    registry = MemoryRegistry()
+
+    def rule(asked: Operation, request: requests.PreparedRequest) -> Reply | None:
+        is_first = asked == "send piece" and registry.asked.count(asked) == 1
+        if is_first and isinstance(request.body, bytes):
+            request.body = request.body[:4]
+        return None
+
+    registry.rule = rule
+    push(on_a_mounted_base(registry), registry)
+    assert registry.tags["you/model:1"]
+
+
+@pytest.mark.parametrize("status", [202, 301, 400, 401, 403, 404, 405, 409, 501])
+def test_a_refused_mount_costs_one_request(status: int) -> None:
+    headers = {"WWW-Authenticate": f'Bearer realm="https://{TOKEN_HOST}/token"'}
+    registry = answering("mount", partial(Reply, status=status, headers=headers))
+    assert outcome(registry, "mount") == "done"
+    assert registry.asked.count("mount") == 2, "one for each layer of the base"
+
+
+def test_a_digest_that_is_refused_for_good_is_sent_three_times_only() -> None:
+    registry = answering("close upload", partial(Reply, status=400))
+    assert "the bytes are not those of" in outcome(registry, "close upload")
+    assert registry.asked.count("open upload") <= 3 * 3
+
+
+def test_a_token_server_does_not_change() -> None:
+    evil = {"WWW-Authenticate": 'Bearer realm="https://evil.example/token"'}
+    registry = answering("find blob", partial(Reply, status=401, headers=evil))
+    assert "names another token server (evil.example)" in outcome(registry, "find blob")
+
+
+def test_a_download_whose_storage_fails_in_passing_goes_on() -> None:
+    elsewhere = Reply(status=307, headers={"Location": "https://storage.example/x?signed"})
+    registry = answering("get blob", lambda: elsewhere)
+    base = on_a_mounted_base(registry).layers[0]
+    blob = registry.blobs["you/base"][base.digest]
+    registry.storage = [Reply(status=522), Reply(status=200, body=blob)]
+    content = registry.client().blob_content("you/base", base.digest)
+    assert b"".join(content.chunks()) == blob
+    assert registry.leaks == []
