@@ -1,6 +1,7 @@
-"""How often a thing is tried, and how long is waited between: one rule for registries and for sources.
+"""How often a registry is asked the same, and how long is waited between.
 
-`attempts` means the same everywhere: tries in a row that brought nothing, the first one included.
+`attempts` are tries in a row that brought nothing, the first one included. What passes by itself, and how
+long a server is waited for, is the same as for sources (`runtime.files.answers`).
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class Retry:
             return None
         if wait_s:  # a server that says 0, or a time that has passed, gets our own pause
             return wait_s
-        most = min(MAX_PAUSE_S, self.backoff_s * 2.0 ** min(self.failed - 1, 30))
+        longest_s = min(MAX_PAUSE_S, self.backoff_s * 2.0 ** min(self.failed - 1, 30))
         # What broke together does not come back in step.
-        return most * random.uniform(0.5, 1.0)  # noqa: S311
+        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311
 
     def progressed(self) -> None:
         """Starts counting anew."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bake.image.engine.load import load_image
+from bake.image.engine.prune import NAMED, named_by_content
 from bake.image.oci.model import Image
 from bake.manifest.model import Manifest
 from bake.plan.state import BuildFolder, Document
@@ -42,6 +43,10 @@ def load_into_engine(run: Run, image: Image) -> str:
         return reference
 
     def give() -> Mapping[str, Any]:
-        return {"id": load_image(image, run.engine, reference), "reference": reference}
+        earlier = named_by_content(run.context.folder)
+        loaded = load_image(image, run.engine, reference)
+        is_named = reference.endswith(f":{image.digest[7:19]}")
+        named = {**earlier, **({reference: loaded} if is_named else {})}
+        return {"id": loaded, "reference": reference, NAMED: named}
 
     return str(run.step("load", give)["reference"])

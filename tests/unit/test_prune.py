@@ -45,6 +45,28 @@ def test_only_what_bake_named_is_removed(found: LocalImage, kind: str | None) ->
     assert [each.kind for each in stale] == ([kind] if kind else [])
 
 
+def test_a_worker_of_the_classic_store_is_known_by_the_record_of_its_load(tmp_path: Path) -> None:
+    """There an image's id is its config's digest; its tag is that of the manifest, which the engine lost."""
+    other = "sha256:" + "f" * 64
+    named = {"photo:aaaaaaaaaaaa": ID, "photo:bbbbbbbbbbbb": other, "photo:cccccccccccc": ID}
+    result = {"id": other, "reference": "photo:bbbbbbbbbbbb", "named": named}
+    BuildFolder(tmp_path / "photo").write_record("load", {}, result)
+    used = find_used(tmp_path)
+    stale = plan_prune(
+        [
+            image("photo:aaaaaaaaaaaa", is_worker=True),
+            image("photo:bbbbbbbbbbbb", image_id=other, is_worker=True),  # the folder's own
+            image("photo:cccccccccccc", image_id="sha256:" + "0" * 64, is_worker=True),  # another's
+            image("photo:dddddddddddd", is_worker=True),  # a person's, or another machine's
+            image("photo:aaaaaaaaaaaa"),
+        ],
+        used,
+    )
+    assert [each.image.tag for each in stale] == ["photo:aaaaaaaaaaaa"]
+    BuildFolder(tmp_path / "photo").write_record("load", {}, {**result, "named": "broken"})
+    assert find_used(tmp_path).loaded == {}
+
+
 def test_what_a_build_folder_refers_to_is_used(tmp_path: Path) -> None:
     document = {"dockerfile": "x"}
     folder = BuildFolder(tmp_path / "photo")

@@ -2,6 +2,8 @@
 
 Ours are known by name alone: a base is `bakery.local/base:KEY`, and a worker image without a tag in its
 manifest is named after its own digest, in the repository that a build folder's bake has loaded its own to.
+With the classic store an image's id is not that digest; there, only what a build folder's record says that
+it was loaded as is ours.
 Everything else, and every image of a tag that a person gave, is left alone. An image is removed by its tag
 and without force: what a container uses, the engine keeps.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,8 @@ from bake.image.oci.model import LAYERS_LABEL
 from bake.image.oci.saved import IMAGE_FILE
 from bake.plan.state import BuildFolder, key_of
 
+NAMED = "named"
+"""In a record of `load`: references that were named after their content, and the engine's ids of them."""
 _PROBE = re.compile(rf"127\.0\.0\.1:\d+/{PROBE_REPOSITORY}/")
 
 
@@ -49,6 +53,8 @@ class Used:
     tags: frozenset[str] = field(default_factory=frozenset)
     repositories: frozenset[str] = field(default_factory=frozenset)
     """Where their worker images were loaded to."""
+    loaded: Mapping[str, str] = field(default_factory=dict)
+    """References that a bake has made up and loaded, and the engine's ids of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +79,25 @@ def plan_prune(
             continue
         if repository == bases and re.fullmatch(r"[0-9a-f]{16}", tag):
             stale.append(Stale(image=image, kind="base"))
-        # With the classic store the id is the config's digest, and the tag not known to be ours.
-        elif image.is_worker and repository in used.repositories and tag == image.id[7:19]:
+        elif image.is_worker and _is_named_by_bake(image, used):
             stale.append(Stale(image=image, kind="worker"))
     return stale
+
+
+def _is_named_by_bake(image: LocalImage, used: Used) -> bool:
+    repository, _, tag = image.tag.rpartition(":")
+    if used.loaded.get(image.tag) == image.id:
+        return True
+    return repository in used.repositories and tag == image.id[7:19]
+
+
+def named_by_content(folder: BuildFolder) -> dict[str, str]:
+    """What the record of a folder's loads says of references that were made up for it."""
+    record = folder.record("load")
+    named = record.result.get(NAMED) if record else None
+    if not isinstance(named, dict):
+        return {}
+    return {str(reference): str(image_id) for reference, image_id in named.items()}
 
 
 def list_images(engine: EngineLike) -> list[LocalImage]:
@@ -96,6 +117,7 @@ def list_images(engine: EngineLike) -> list[LocalImage]:
 def find_used(build_dir: Path, *, bases: str = BASE_REPOSITORY) -> Used:
     """What the records and the assembled images of all build folders in `build_dir` refer to."""
     ids, tags, repositories = set(), set(), set()
+    loaded: dict[str, str] = {}
     for root in sorted(path for path in build_dir.glob("*") if path.is_dir()):
         folder = BuildFolder(root)
         base, load = folder.record("base"), folder.record("load")
@@ -107,8 +129,14 @@ def find_used(build_dir: Path, *, bases: str = BASE_REPOSITORY) -> Used:
             ids.add(str(load.result.get("id")))
             tags.add(reference)
             repositories.add(reference.rpartition(":")[0])
+        loaded |= named_by_content(folder)
         ids.update(_bases_of_image(root / IMAGE_FILE))
-    return Used(ids=frozenset(ids), tags=frozenset(tags), repositories=frozenset(repositories))
+    return Used(
+        ids=frozenset(ids),
+        tags=frozenset(tags),
+        repositories=frozenset(repositories),
+        loaded=loaded,
+    )
 
 
 def remove_stale(engine: EngineLike, stale: Iterable[Stale]) -> Iterator[tuple[Stale, str]]:

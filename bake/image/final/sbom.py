@@ -86,7 +86,7 @@ def make_sbom(*, worker: Worker, lock: Lock, packages: Iterable[Package]) -> str
         _model(pins[(each.role, each.name)], size_bytes=each.size_bytes, path=each.path)
         for each in worker.weights
     ]
-    parts = [*models, *map(_package, sorted(set(packages)))]
+    parts = [*models, *_packages(packages)]
     listed = [f"{each.bom_ref.value}" for each in parts]
     bom = Bom(
         components=parts,
@@ -124,7 +124,7 @@ def make_provenance(*, worker: Worker, lock: Lock, base: Image, layers: Sequence
         ],
         "predicate": {
             "buildDefinition": {
-                "buildType": "https://slsa.dev/provenance/v1#bakery-image-v1",
+                "buildType": "urn:bakery:image:v1",
                 "externalParameters": {"manifest": lock.manifest_name, "family": lock.family},
                 "internalParameters": {
                     "lock_sha256": worker.lock_sha256,
@@ -137,12 +137,18 @@ def make_provenance(*, worker: Worker, lock: Lock, base: Image, layers: Sequence
                         "digest": {"sha256": base.identity.removeprefix("sha256:")},
                     },
                     *(
-                        {"name": pin.key, "uri": pin.url, "digest": {"sha256": pin.sha256}}
+                        {
+                            "name": pin.key,
+                            "digest": {"sha256": pin.sha256},
+                            **({"uri": pin.url} if pin.url else {}),
+                        }
                         for pin in lock.pins
                     ),
                 ],
             },
-            "runDetails": {"builder": {"id": f"bakery/{__version__}"}},
+            "runDetails": {
+                "builder": {"id": "urn:bakery:bake", "version": {"bake": __version__}},
+            },
         },
     }
     return canonical_json(statement).decode() + "\n"
@@ -168,7 +174,9 @@ def _model(pin: Pin, *, size_bytes: int, path: str) -> Component:
         licenses=[DisjunctiveLicense(name=licence.name)] if licence.name else [],
         external_references=[
             ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(pin.url))
-        ],
+        ]
+        if pin.url
+        else [],
         properties=[
             Property(name=f"bakery:{name}", value=str(value))
             for name, value in known.items()
@@ -177,14 +185,26 @@ def _model(pin: Pin, *, size_bytes: int, path: str) -> Component:
     )
 
 
-def _package(package: Package) -> Component:
-    namespace = "debian" if package.kind == "deb" else None
-    purl = PackageURL(package.kind, namespace, package.name, package.version)
+def _packages(packages: Iterable[Package]) -> list[Component]:
+    """One component for each package and version, in their order; of several records, all licences.
+
+    Two components of one name would get references by chance, another at each run.
+    """
+    licences: dict[tuple[str, str, str], set[str]] = {}
+    for each in packages:
+        found = licences.setdefault((each.kind, each.name, each.version), set())
+        found.update({each.licence} - {""})
+    return [_package(*key, licences=sorted(found)) for key, found in sorted(licences.items())]
+
+
+def _package(kind: str, name: str, version: str, *, licences: Sequence[str]) -> Component:
+    namespace = "debian" if kind == "deb" else None
+    purl = PackageURL(kind, namespace, name, version)
     return Component(
-        name=package.name,
-        version=package.version,
+        name=name,
+        version=version,
         type=ComponentType.LIBRARY,
         bom_ref=purl.to_string(),
         purl=purl,
-        licenses=[DisjunctiveLicense(name=package.licence)] if package.licence else [],
+        licenses=[DisjunctiveLicense(name=licence) for licence in licences],
     )

@@ -30,7 +30,7 @@ from bake.weights.providers import parse_pinned, provider_for
 from bake.weights.sites.local import find_file
 from bake.weights.store import Store
 from bake.weights.transfer.remote import Remote
-from runtime.files.answers import MAX_RETRY_AFTER_S, RetryableError, connection_failure
+from runtime.files.answers import RetryableError, connection_failure, pause_after
 from runtime.files.errors import WeightsError
 from runtime.worker import WEIGHTS_MTIME
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _READ_BYTES = 256 << 10
-_ATTEMPTS = 6
+_RETRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +200,9 @@ def read_remote(remote: Remote, *, backoff_s: float = 1.0) -> Callable[[int], It
     """
 
     def read(offset_bytes: int) -> Iterator[bytes]:
-        position, failed = offset_bytes, 0
+        position = offset_bytes
+        failures = 0
         while True:
-            again = _ATTEMPTS - 1
             try:
                 with remote.open_range(position, None) as response:
                     if response.status_code == 416:
@@ -211,20 +211,21 @@ def read_remote(remote: Remote, *, backoff_s: float = 1.0) -> Callable[[int], It
                     if response.status_code == 200:
                         body = skip_bytes(body, position)
                     for chunk in body:
-                        position, failed = position + len(chunk), 0
+                        position, failures = position + len(chunk), 0
                         yield chunk
                     return
             except RetryableError as error:
-                failure, wait_s = error.failure, error.wait_s
-                again = min(again, again if error.attempts is None else error.attempts)
+                failure = error
             except WeightsError as error:
                 raise to_bake_error(error) from error
             except requests.RequestException as error:
-                failure, wait_s = connection_failure(error, remote.url), None
-            failed += 1
-            if failed > again or (wait_s or 0) > MAX_RETRY_AFTER_S:
-                raise to_bake_error(failure)
-            time.sleep(wait_s if wait_s is not None else backoff_s * 2 ** (failed - 1))
+                failure = RetryableError(connection_failure(error, remote.url))
+            failures += 1
+            try:
+                pause_s = pause_after(failure, failures, most=_RETRIES, backoff_s=backoff_s)
+            except WeightsError as last:
+                raise to_bake_error(last) from last
+            time.sleep(pause_s)
 
     return read
 
