@@ -83,20 +83,20 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise _unreadable(path, error.strerror or type(error).__name__) from None
+        raise _unreadable(path, error.strerror or type(error).__name__) from error
     if not data.strip():
         return {}
     if data.startswith(b"\xef\xbb\xbf"):
         raise _unreadable(path, "it begins with a byte order mark (BOM), which JSON must not have")
     try:
         config = json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise _unreadable(path, "it is not UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, "it is not UTF-8") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise _unreadable(path, f"it is not JSON ({where}: {error.msg})") from None
-    except (ValueError, RecursionError):
-        raise _unreadable(path, "it is not JSON") from None
+        raise _unreadable(path, f"it is not JSON ({where}: {error.msg})") from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, "it is not JSON") from error
     if not isinstance(config, dict):
         raise _unreadable(path, "it is no JSON object")
     return config
@@ -230,8 +230,8 @@ def _decode(text: str, host: str, path: Path) -> tuple[str, str]:
     try:
         decoded = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
         username, colon, password = decoded.decode().rstrip("\0").partition(":")
-    except (binascii.Error, ValueError):
-        raise _malformed(path, host, "its auth is no base64 of text") from None
+    except (binascii.Error, ValueError) as error:
+        raise _malformed(path, host, "its auth is no base64 of text") from error
     if not colon or not (username or password):
         raise _malformed(path, host, "its auth is not the base64 of user:password")
     return username, password
