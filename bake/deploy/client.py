@@ -18,8 +18,9 @@ import requests
 
 from bake.certificates import trusted_certificates
 from bake.errors import ManifestError, PushError
-from bake.image.registry.transport import NoNetrc, Transient, retry_after
+from bake.image.registry.transport import NoNetrc, Transient
 from bake.settings import Settings
+from runtime.files.answers import retry_after_s
 
 _ATTEMPTS = 5
 _MOST_WAIT_S = 60.0
@@ -273,7 +274,7 @@ class RunpodClient:
             what = f"HTTP {answer.status_code}{self._details(answer)}"
             if answer.status_code in _TRANSIENT:
                 is_undone = answer.status_code == 429
-                raise Transient(what, wait_s=retry_after(answer), counts=not is_undone)
+                raise Transient(what, wait_s=retry_after_s(answer), counts=not is_undone)
             words, hint = _WORDS.get(
                 answer.status_code, ("RunPod gives an answer that bake does not know", None)
             )
