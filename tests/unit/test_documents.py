@@ -1,6 +1,7 @@
 """What README and docs say is there: links, commands, options, variables, the manifest to start from."""
 
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bake.cli import COMMANDS
+from bake.manifest.model import Manifest, Warmup
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,3 +60,35 @@ def test_every_variable_that_bake_reads_is_documented() -> None:
     read = {name for text in sources for name in re.findall(r'"(BAKE_[A-Z_]+)"', text)}
     assert len(read) > 10
     assert {name for name in read if not re.search(rf"`{name}\b", TEXT)} == set()
+
+
+def test_the_manifests_page_has_every_key_with_what_is_needed_and_every_card() -> None:
+    page = (ROOT / "docs" / "manifest.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|", page, re.MULTILINE)
+    said = {key: needed for keys, needed in rows for key in re.findall(r"`([^`]+)`", keys)}
+    for model in (Manifest, Warmup):
+        for key, field in model.model_fields.items():
+            known = [each for each in said if each.split(".")[0] == key]
+            assert known, f"docs/manifest.md: {key} is missing"
+            for name in known:
+                assert (said[name] == "needed") == field.is_required(), name
+    for key, field in Warmup.model_fields.items():
+        if not field.is_required() and field.default != "":
+            assert said[key] == str(field.default), key
+    cards = json.loads((ROOT / "bake" / "manifest" / "gpus.json").read_text("utf-8"))["gpus"]
+    for card, about in cards.items():
+        assert re.search(rf"^\| {about['cuda_architecture']} \|.*`{card}`", page, re.MULTILINE)
+
+
+def test_every_event_is_documented() -> None:
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "bake").rglob("*.py"))
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    table = page[page.index("## Events") : page.index("## Exit codes")]
+    told = set(re.findall(r"\.event\(\s*\"([a-z.]+)\"", code))
+    assert len(told) > 20
+    documented = [
+        name
+        for row in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
+        for name in re.findall(r"`([a-z.]+)`", row)
+    ]
+    assert told == set(documented)
