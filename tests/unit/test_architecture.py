@@ -1,0 +1,145 @@
+"""The house as docs/architecture.md draws it: its rooms, who may import whom, and how large they may get."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("bake", "runtime")
+LIKE_THINGS = {"bake/cli/commands", "runtime/boot/tricks"}
+"""Folders of like things, which may hold any number of them."""
+STARTS = ("runtime.__main__", "runtime.boot.__main__")
+"""Where a worker and its webui begin; the tricks are imported by their names."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the product by its dotted name; a package is known by its own."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def room_of(module: str) -> str:
+    """The folder that a module lies in."""
+    return MODULES[module].parent.relative_to(ROOT).as_posix()
+
+
+def imports_of(module: str, *, for_types: bool = True) -> Iterator[str]:
+    """The modules of the product that a module names in its imports, late ones included."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    skipped = set()
+    if not for_types:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                skipped.update(id(each) for each in ast.walk(node))
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{each.name}" for each in node.names]
+        else:
+            continue
+        for name in names:
+            known = name if name in MODULES else name.rpartition(".")[0]
+            if known in MODULES and known != module:
+                yield known
+
+
+def drawn() -> dict[str, set[str]]:
+    """The table of rooms in docs/architecture.md: each room, and the rooms that it may import from."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z/_]+)/` \| .* \| (.*) \|$", text, flags=re.MULTILINE)
+    return {room: set(re.findall(r"`([a-z/_]+)/`", allowed)) for room, allowed in rows}
+
+
+def built() -> dict[str, set[str]]:
+    """The rooms as they are."""
+    rooms: dict[str, set[str]] = {room_of(module): set() for module in MODULES}
+    for module in MODULES:
+        rooms[room_of(module)].update(map(room_of, imports_of(module)))
+    return {room: others - {room} for room, others in rooms.items()}
+
+
+def test_the_picture_shows_every_room_and_every_import() -> None:
+    assert built() == drawn(), "docs/architecture.md: mend the table of rooms, or the import"
+
+
+def test_the_runtime_never_imports_bake() -> None:
+    for module in MODULES:
+        if module.startswith("runtime"):
+            assert not [name for name in imports_of(module) if name.startswith("bake")], module
+
+
+def test_there_is_no_circle() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module in done:
+            return
+        for other in imports_of(module, for_types=False):
+            visit(other, (*path, module))
+        done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+def test_everything_in_the_runtime_is_used_by_a_worker() -> None:
+    reached: set[str] = set()
+    left = list(STARTS)
+    left += [name for name in MODULES if name.startswith("runtime.boot.tricks.")]
+    while left:
+        module = left.pop()
+        if module in reached:
+            continue
+        reached.add(module)
+        left.extend(imports_of(module))
+        parent = module.rpartition(".")[0]
+        left.extend([parent] if parent else [])
+    unused = {name for name in MODULES if name.startswith("runtime")} - reached
+    assert not unused, "only bake uses it: it belongs into bake/"
+
+
+@pytest.mark.parametrize("room", sorted({room_of(module) for module in MODULES}))
+def test_a_room_can_be_overlooked(room: str) -> None:
+    inside = [
+        path
+        for path in MODULES.values()
+        if path.parent == ROOT / room and not path.stem.startswith("__")
+    ]
+    assert room in LIKE_THINGS or len(inside) <= 12, "split the room, or move a module"
+    for path in inside:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 400, f"{path.relative_to(ROOT)}: {lines} lines; has it two jobs?"
+
+
+def test_the_runtime_grows_no_fatter() -> None:
+    """Lines, all of them: what is in a worker, and what of it a reader must know.
+
+    The goals are 5,000 and 2,000: these numbers only go down.
+    """
+    lines = {
+        name: len(path.read_text(encoding="utf-8").splitlines())
+        for name, path in MODULES.items()
+        if name.startswith("runtime")
+    }
+    tables = {"runtime.job.fields", "runtime.job.values", "runtime.job.names"}
+    core = {
+        name: count
+        for name, count in lines.items()
+        if room_of(name) in ("runtime", "runtime/job", "runtime/webui") and name not in tables
+    }
+    assert sum(core.values()) <= 3000
+    assert sum(lines.values()) <= 8000
