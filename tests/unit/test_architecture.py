@@ -36,7 +36,7 @@ def room_of(module: str) -> str:
 def imports_of(module: str, *, for_types: bool = True) -> Iterator[str]:
     """The modules of the product that a module names in its imports, late ones included."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    skipped = set()
+    skipped: set[int] = set()
     if not for_types:
         for node in ast.walk(tree):
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
