@@ -21,6 +21,7 @@ from tests.conformance import cases
 from tests.conformance.cases import BASE, LONG, Case
 from tests.conformance.deliberate import reason_for
 from tests.conformance.loras import make_all, make_tiny, make_xl
+from tests.conformance.requests import REFUSED
 from tests.conformance.webuis import ROOT, Bench, FreshWebui, WorkerOverWebui, pixels
 
 SMALL, TINY = ("small", "small-b", "smallxl"), ("tiny", "tiny-b")
@@ -78,6 +79,14 @@ class Check:
     def fields(self) -> None:
         for case in cases.fields():
             self.compare("field", case)
+
+    def clients(self) -> None:
+        for case in cases.clients():
+            self.compare("client", case)
+        for name, sent, words in REFUSED:
+            named = json.loads(json.dumps(sent).replace("detail", "lora-f32"))
+            said = str(self.worker.run({**BASE, **named}).get("error"))
+            self.table.add("client", name, "" if words in said else f"not refused as such: {said}")
 
     def samplers(self) -> None:
         names, schedulers = _offers(self.bench)
@@ -274,6 +283,7 @@ def main() -> int:
 
 PARTS = {
     "fields": TINY,
+    "clients": TINY,
     "samplers": TINY,
     "loras": SMALL,
     "history_xl": SMALL,

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.conformance.requests import ACCEPTED
+from tests.unit.test_request import OFFICIAL_README, SEED_PROJECT, WEBUIAPI
+
 BASE: dict[str, Any] = {
     "prompt": "a red fox in the snow, (big:1.2), morning light",
     "negative_prompt": "blurry, [low quality]",
@@ -235,6 +238,28 @@ def history() -> tuple[list[Case], list[Case]]:
         case("plain"),
     ]
     return tiny, large
+
+
+def clients() -> list[Case]:
+    """Requests as clients send them: what is accepted, and the drop-in clients' own, made small."""
+    small = {**{key: BASE[key] for key in ("steps", "width", "height")}, "seed": 1}
+    ours = {"loras", "clip_skip", "checkpoint"}
+    seed_project = {key: value for key, value in SEED_PROJECT.items() if key not in ours} | small
+    settings = {"sd_model_checkpoint": "tiny-b", "CLIP_stop_at_last_layers": 2}
+    return [
+        *(_case(name, same_as, **sent) for name, sent, same_as in ACCEPTED),
+        Case(
+            name="the official README's",
+            value={**OFFICIAL_README, **small},
+            same_as={**OFFICIAL_README, **small, "sampler_name": "DPM++ 2M", "scheduler": "Karras"},
+        ),
+        Case(name="webuiapi's", value={**WEBUIAPI, **small}),
+        Case(
+            name="the seed project's",
+            value={**seed_project, "checkpoint": "tiny-b", "clip_skip": 2},
+            same_as={**seed_project, "override_settings": settings},
+        ),
+    ]
 
 
 def walk(count: int) -> list[int]:

@@ -6,6 +6,10 @@ import re
 
 DIFFERENCES: tuple[tuple[str, str], ...] = (
     (
+        r"client: clip skip 0: info differs in clip_skip",
+        "the webui draws 0 as 1 and writes 0 into its infotext; the worker asks for 1",
+    ),
+    (
         r"sampler: (DPM fast|DPM adaptive|DDIM|PLMS|UniPC) / .*",
         "these have a schedule of their own and draw the same whatever is asked for: refused instead of ignored",
     ),
