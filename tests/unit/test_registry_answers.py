@@ -222,7 +222,8 @@ def answer_at_random(operation: Operation, count: int) -> None:
         assert given > before, "the operation was never asked for"
 
 
-def test_a_manifest_that_is_shown_late_is_waited_for() -> None:
+def test_a_manifest_that_is_shown_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushing, "_SHOWN_WITHIN_S", 60)
     left: list[Reply | None] = [Reply(status=404), Reply(status=404), None]
     said = outcome(answering("get manifest", lambda: left.pop(0) if left else None), "get manifest")
     assert said == "done"
