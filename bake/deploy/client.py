@@ -19,6 +19,7 @@ import requests
 from bake.certificates import trusted_certificates
 from bake.errors import ManifestError, PushError
 from bake.image.registry.transport import NoNetrc, Transient
+from bake.retry import TRANSIENT_STATUSES
 from bake.settings import Settings
 from runtime.files.answers import retry_after_s
 
@@ -26,7 +27,6 @@ _ATTEMPTS = 5
 _MOST_WAIT_S = 60.0
 _CONNECT_S = 15
 _READ_S = 60
-_TRANSIENT = {408, 425, 429, 500, 502, 503, 504, *range(520, 531)}
 _KEY_HINT = "make a key under Settings, API Keys in RunPod's console, and put it in RUNPOD_API_KEY, or its file's path in RUNPOD_API_KEY_FILE"
 _WORDS: Mapping[int, tuple[str, str | None]] = {
     400: ("RunPod does not accept this", None),
@@ -272,7 +272,7 @@ class RunpodClient:
             return answer
         with answer:
             what = f"HTTP {answer.status_code}{self._details(answer)}"
-            if answer.status_code in _TRANSIENT:
+            if answer.status_code in TRANSIENT_STATUSES:
                 is_undone = answer.status_code == 429
                 raise Transient(what, wait_s=retry_after_s(answer), counts=not is_undone)
             words, hint = _WORDS.get(
