@@ -19,7 +19,7 @@ from bake.steps.assemble import ASSEMBLE, assemble_image, saved_image
 from bake.steps.base import BASE, make_base
 from bake.steps.fetch import FETCH, fetch_weights
 from bake.steps.load import LOAD, load_into_engine
-from bake.steps.push import PUSH, push_to_registry
+from bake.steps.push import PUSH, check_login, push_to_registry
 from bake.steps.report import write_report
 from bake.steps.run import Context, Run
 from bake.steps.stream import STREAM, stream_weights
@@ -65,6 +65,7 @@ def bake_image(context: Context, *, locked: bool = False) -> Baked:
     Raises:
         BakeError: any step failed; nothing half-made is left behind.
     """
+    check_login(context)
     with begin_run(context, locked=locked) as run:
         fetch_weights(run)
         base = make_base(run)

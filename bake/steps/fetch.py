@@ -17,7 +17,7 @@ from bake.plan.step import (
 )
 from bake.steps.run import Run
 from bake.steps.stream import check_source
-from bake.weights.check import check_stored
+from bake.weights.check import Facts, check_stored, check_together
 from bake.weights.fetch import fetch_pin
 
 
@@ -63,11 +63,14 @@ def fetch_weights(run: Run) -> None:
 
     run.step("fetch", fetch)
     # Header reads only, so also of what was there: another manifest may have brought it for another family.
+    seen: dict[str, Facts] = {}
     for pin in run.lock.pins:
         if pin.key in run.plan.streamed:
-            warnings = check_source(context, pin)
+            facts = check_source(context, pin)
+            if facts is not None:
+                seen[pin.key] = facts
         else:
             path = context.store.path_of(pin.sha256)
-            warnings = check_stored(path, context.manifest, pin)
-        for warning in warnings:
-            context.console.warn(warning)
+            for warning in check_stored(path, context.manifest, pin):
+                context.console.warn(warning)
+    check_together(context.manifest, run.lock.pins, context.store, seen)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bake.image.oci.model import Image
+from bake.image.oci.reference import parse_reference
+from bake.image.registry.credentials import find_credentials
 from bake.image.registry.push import push_image
 from bake.plan.state import Document
 from bake.plan.step import (
@@ -18,8 +20,9 @@ from bake.plan.step import (
     pinned_weights,
     total_bytes,
 )
+from bake.settings import is_sealed
 from bake.steps.load import reference_of
-from bake.steps.run import Run
+from bake.steps.run import Context, Run
 from bake.weights.licences import licence_warnings
 
 
@@ -61,6 +64,25 @@ def _decide(name: StepName, document: Document, situation: Situation, earlier: E
 
 
 PUSH = StepKind(name="push", document=_document, decide=_decide)
+
+
+def check_login(context: Context) -> None:
+    """Finds the credentials that a push will need, before gigabytes are built for it.
+
+    They are found anew for the push itself, as those of many helpers live for minutes only.
+
+    Raises:
+        PushError: the docker config or its helper cannot be used; nothing was sent.
+    """
+    if not context.options.push:
+        return
+    host = parse_reference(context.manifest.image).host
+    is_own = is_sealed(f"http://{host}")  # a registry of this machine wants no login
+    if find_credentials(host).is_empty and not is_own:
+        context.console.warn(
+            f"the docker config has no credentials for {host}, which will be asked anonymously: "
+            f"docker login {host}"
+        )
 
 
 def push_to_registry(run: Run, image: Image) -> Mapping[str, Any]:

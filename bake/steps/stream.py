@@ -29,7 +29,7 @@ from bake.lock import Pin
 from bake.plan.state import Document
 from bake.plan.step import Earlier, Situation, Step, StepKind, StepName, new_pins, total_bytes
 from bake.steps.run import Context, Run
-from bake.weights.check import check_weights, inspect_start
+from bake.weights.check import Facts, check_weights, inspect_start
 from runtime.worker import Worker
 
 
@@ -66,26 +66,27 @@ class StreamedWeights:
     """By digest, what the registry got from a source: hashed on the way."""
 
 
-def check_source(context: Context, pin: Pin) -> list[str]:
-    """Holds the start of a file that is not in the store against the manifest; gives warnings.
+def check_source(context: Context, pin: Pin) -> Facts | None:
+    """Holds the start of a file that is not in the store against the manifest, warns, and says what it is.
 
     Raises:
         SourceError: the source refuses, or has another kind of file, or one of another family.
     """
     if pin.role == "config":  # a file of this machine, which the lock has just been checked with
-        return []
+        return None
     with _open(context, pin, PurePosixPath(pin.file_name)) as file:
         facts = inspect_start(
             file.open_at(0), file.size_bytes, where=f"{pin.key} ({pin.file_name})"
         )
-    warnings = check_weights(facts, context.manifest, pin)
+    for warning in check_weights(facts, context.manifest, pin):
+        context.console.warn(warning)
     if facts.format == "pickle":
         raise SourceError(
             "a pickle is looked through before it is baked, which needs the store",
             where=f"{pin.key} ({pin.file_name})",
             hint="bake with the store, or choose a .safetensors file",
         )
-    return warnings
+    return facts
 
 
 def stream_weights(run: Run, worker: Worker) -> StreamedWeights | None:

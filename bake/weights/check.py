@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from bake.lock import Pin
 from bake.manifest.model import Manifest, config_key
 from bake.manifest.yaml import YamlError, parse_yaml
 from bake.weights.kinds import Recognised, recognise
+from bake.weights.store import Store
 from runtime.files.errors import WeightsError
 from runtime.files.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
 from runtime.files.sniff import SNIFF_BYTES, identify_start
@@ -144,6 +146,59 @@ def _check_checkpoint(found: Recognised, manifest: Manifest, pin: Pin, where: st
             where=where,
             hint=f"choose another checkpoint, or write {key}: file:NAME.yaml with its config",
         )
+
+
+def check_together(
+    manifest: Manifest, pins: Iterable[Pin], store: Store, seen: Mapping[str, Facts]
+) -> None:
+    """Holds the checkpoints of one image against each other.
+
+    The webui loads all that are of one kind into the same model in memory, and takes what a file lacks for
+    granted (`load_state_dict(strict=False)` in modules/sd_models.py of v1.9.3): it keeps the weights of the
+    checkpoint that was there before, so that a picture depends on the job before it.
+
+    Args:
+        manifest: Names the checkpoints, and a VAE for all of them, perhaps.
+        pins: All of the lock.
+        store: Where headers are read that have not been.
+        seen: What is known already, by the pins' keys. What is neither here nor there is left out.
+
+    Raises:
+        SourceError: one checkpoint lacks weights that another has.
+    """
+    models: dict[tuple[object, ...], list[tuple[Pin, Recognised]]] = defaultdict(list)
+    for pin in pins:
+        if pin.role != "checkpoint" or manifest.config_for(pin.key) is not None:
+            continue  # with a config beside it, it gets a model of its own
+        facts = seen.get(pin.key)
+        if facts is None and store.has(pin.sha256):
+            facts = inspect_weights(store.path_of(pin.sha256), where=pin.key)
+        if facts is not None and facts.recognised is not None:
+            found = facts.recognised
+            models[found.family, found.kind].append((pin, found))
+    for each in models.values():
+        _check_one_model(each, given={"vae"} if manifest.vae else set())
+
+
+def _check_one_model(checkpoints: Sequence[tuple[Pin, Recognised]], *, given: set[str]) -> None:
+    every = {name: part for _, found in checkpoints for name, part in found.shared.items()}
+    for pin, found in checkpoints:
+        lacks = {name: every[name] for name in every.keys() - found.shared.keys()}
+        lacks = {name: part for name, part in lacks.items() if part not in given}
+        if lacks:
+            name = min(lacks)
+            other = next(other for other, has in checkpoints if name in has.shared)
+            raise SourceError(
+                f"the checkpoint lacks {len(lacks)} tensors that {other.key} has, such as {name[:100]} of its "
+                f"{_PARTS[lacks[name]]}: after a job with {other.key} the webui would keep that one's, so that "
+                "a picture depends on the job before it",
+                where=f"{pin.key} ({pin.file_name})",
+                hint="choose a whole file, or bake it into an image of its own"
+                + ("; vae: gives all of them a VAE" if set(lacks.values()) == {"vae"} else ""),
+            )
+
+
+_PARTS = {"unet": "UNet", "text": "text encoder", "vae": "VAE"}
 
 
 def check_name(file_name: str, *, allow_pickle: bool, where: str) -> None:

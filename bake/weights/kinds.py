@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, cast
 
 from runtime.files.lora_kinds import recognise_lora
 from runtime.files.safetensors import Header, Tensor
@@ -41,6 +41,22 @@ _VAE_NAMES = (
     *_EMA_NUMBERS,
 )
 _FLAT = (".q.weight", ".k.weight", ".v.weight", ".proj_out.weight")
+_SHARED = re.compile(
+    r"(?P<unet>model\.diffusion_model\.(?:time_embed|label_emb|input_blocks|middle_block|output_blocks|out)\.\d)"
+    r"|(?P<text>(?:cond_stage_model|conditioner\.embedders\.\d)\.(?:"
+    r"transformer\.text_model\.(?:embeddings\.\w+_embedding|encoder\.layers|final_layer_norm)\."
+    r"|model\.(?:token_embedding|positional_embedding|transformer\.resblocks|ln_final))"
+    r"|conditioner\.embedders\.\d\.model\.text_projection)"
+    r"|(?P<vae>first_stage_model\.(?:encoder|decoder|quant_conv|post_quant_conv)\.)"
+)
+"""What a picture depends on. Constants (position_ids) and what only training uses are left out of many files."""
+_UNUSED = "cond_stage_model.model.transformer.resblocks.23."
+"""SD2 takes the text from the layer before it, and files that come from diffusers have not got it."""
+_OLD_TEXT = re.compile(
+    r"^cond_stage_model\.transformer\.(?=embeddings\.|encoder\.|final_layer_norm\.)"
+)
+"""Older names of SD1's text encoder, which the webui maps to the newer."""
+Part = Literal["unet", "text", "vae"]
 _OTHER_VAE = "take the file in the webui's own layout, such as sdxl_vae.safetensors"
 _Identity = tuple[Role, str | None, str]
 """Role, family and kind."""
@@ -71,6 +87,8 @@ class Recognised:
     """Of a checkpoint: its noise schedule ends without signal."""
     newer_types: tuple[str, ...] = ()
     """Types of tensors that the webui's safetensors (0.4.2) cannot read."""
+    shared: Mapping[str, Part] = field(default_factory=dict, repr=False)
+    """Of a checkpoint: the tensors that the webui's model has, and what each is a part of."""
 
 
 def recognise(header: Header) -> Recognised:
@@ -94,7 +112,16 @@ def recognise(header: Header) -> Recognised:
         prediction=_prediction(names, header.metadata),
         has_zero_snr="ztsnr" in names,
         newer_types=tuple(sorted({each.dtype for each in names.values()} & _NEWER_TYPES)),
+        shared=dict(_shared_tensors(names)) if role == "checkpoint" else {},
     )
+
+
+def _shared_tensors(names: Iterable[str]) -> Iterator[tuple[str, Part]]:
+    for name in names:
+        plain = _OLD_TEXT.sub("cond_stage_model.transformer.text_model.", name)
+        match = _SHARED.match(plain)
+        if match and match.lastgroup and not plain.startswith(_UNUSED):
+            yield plain, cast(Part, match.lastgroup)
 
 
 def _identify(names: Mapping[str, Tensor]) -> _Identity:

@@ -11,7 +11,7 @@ from bake.errors import ManifestError, SourceError
 from bake.lock import Lock, Pin
 from bake.manifest.model import Manifest, SourceEntry, config_key
 from bake.settings import Settings
-from bake.weights.check import Facts, check_name, check_stored, check_weights
+from bake.weights.check import Facts, check_name, check_stored, check_together, check_weights
 from bake.weights.context import Context, Found, bake_errors, today
 from bake.weights.fetch import download_once, look_at
 from bake.weights.licences import licence_warnings
@@ -38,12 +38,13 @@ def resolve_lock(
     unknown or its source is a local file (which is read again: it may have changed under its name).
 
     Raises:
-        SourceError: a source does not answer, or does not fit the manifest.
+        SourceError: a source does not answer, or does not fit the manifest or another source.
         ManifestError: two files would get the same name in the image.
     """
     context = Context(settings=settings, store=store, console=console, folder=manifest.path.parent)
     kept = {pin.key: pin for pin in previous.pins} if previous else {}
     pins: list[Pin] = []
+    seen: dict[str, Facts] = {}
     for entry in manifest.sources():
         if entry.role == "config":
             entry = _beside(entry, pins)  # noqa: PLW2901
@@ -63,11 +64,13 @@ def resolve_lock(
                 if store.has(pin.sha256):
                     warnings = check_stored(store.path_of(pin.sha256), manifest, pin)
                 elif facts is not None:
+                    seen[pin.key] = facts
                     warnings = check_weights(facts, manifest, pin)
                 for warning in warnings:
                     console.warn(warning)
                 pins.append(pin)
     _refuse_same_names(manifest, pins)
+    check_together(manifest, pins, store, seen)
     lock = Lock(manifest_name=manifest.name, family=manifest.family, pins=tuple(pins))
     for warning in licence_warnings(lock):
         console.warn(warning)

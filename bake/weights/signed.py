@@ -3,7 +3,8 @@
 Read from the documentation of each: AWS (`X-Amz-*`, older `AWSAccessKeyId`), CloudFront (`Policy`,
 `Signature`, `Key-Pair-Id`), Google (`X-Goog-*`, older `GoogleAccessId`), Azure (`sig`, `se`, `sk*`),
 Alibaba (`OSSAccessKeyId`, `x-oss-*`), Tencent (`q-*`), Swift (`temp_url_*`), Akamai (`hdnts`, `hdnea`),
-GitLab (`private_token`, `job_token`), Backblaze (`Authorization`), Dropbox (`rlkey`).
+GitLab (`private_token`, `job_token`), Backblaze (`Authorization`), Dropbox (`rlkey`), nginx (`st`),
+Cloudflare (`verify`), BunnyCDN (`bcdn_token`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from urllib.parse import unquote_plus, urlsplit
 _WHOLE = {
     *("sig", "sign", "se", "ske", "skt", "skoid", "sktid", "expires", "expiry", "policy"),
     *("auth", "jwt", "pwd", "pass", "hdnts", "hdnea", "hdntl", "googleaccessid"),
+    *("st", "verify", "mac", "hmac", "code", "sid", "ticket", "session", "bearer"),
 }
-_PART = re.compile(r"token|secret|signature|passw|credential|authoriz|accesskey|apikey|keypair")
+_PART = re.compile(
+    r"token|secret|signature|passw|credential|authoriz|accesskey|apikey|keypair|sessionid|hmac"
+)
 _START = re.compile(r"xamz|xgoog|xoss|xcos|qsign|qak|qkeytime|tempurl")
 
 

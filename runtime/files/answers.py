@@ -23,6 +23,8 @@ _MAX_BACKOFF_S = 30.0
 _CONTENT_RANGE = re.compile(r"^bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)$")
 RETRIED = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531)})
 """Statuses that pass by themselves; 520 to 530 are Cloudflare's, for an origin that it does not reach."""
+_PACKINGS = {"gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd", "dcb", "dcz"}
+"""Of IANA's registry of content codings (EXI and pack200 are of XML and Java)."""
 ANOTHER_WAY = (
     "a proxy or cache on the way may be at fault: try again later, or from another network"
 )
@@ -153,18 +155,18 @@ def parse_content_range(text: str) -> ContentRange | None:
 def refuse_page(response: requests.Response, url: str) -> None:
     """Raises WeightsError (kind `page`) for an HTML page, and for a body that is packed against our wish.
 
-    An encoding that is empty, or that only says how the file was once uploaded to S3, changes no byte.
+    Buckets give back whatever the uploader wrote there (nothing, `aws-chunked`, `binary`, `utf-8`): what is
+    no packing that HTTP knows is no reason to refuse a file whose bytes are looked at anyway.
     """
     kind = response.headers.get("Content-Type", "").split(";", 1)[0].strip().lower()
     if kind in ("text/html", "application/xhtml+xml"):
         raise page_error("an HTML page", url)
     encodings = response.headers.get("Content-Encoding", "").lower().split(",")
-    packed = {each.strip() for each in encodings} - {"", "identity", "aws-chunked"}
+    packed = {each.strip() for each in encodings} & _PACKINGS
     if packed:
-        name = re.sub(r"[^a-z0-9-]", "", min(packed))[:20]
         raise WeightsError(
             "http",
-            f"the server packs the file ({name}), although we ask for it as it is",
+            f"the server packs the file ({min(packed)}), although we ask for it as it is",
             where=show_url(url),
             hint=ANOTHER_WAY,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import http.server
 import json
 import socket
 import subprocess
@@ -278,7 +279,7 @@ def answering(answer: bytes | None) -> Iterator[str]:
             each.close()
 
 
-def http(status: str, body: bytes, *headers: str) -> bytes:
+def raw(status: str, body: bytes, *headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
@@ -286,13 +287,13 @@ def http(status: str, body: bytes, *headers: str) -> bytes:
 @pytest.mark.parametrize(
     ("answer", "words", "retryable"),
     [
-        (http("503 Slow", b"<Error><Code>SlowDown</Code></Error>"), "SlowDown, it asks for fewer requests", True),
-        (http("502 Bad", b"<html>nginx</html>"), "HTTP 502", True),
-        (http("403 No", b"<html>a captcha</html>"), "HTTP 403", False),
-        (http("403 No", b"<Error><Code>QuotaExceeded</Code></Error>"), "QuotaExceeded", False),
-        (http("404 No", b"{}"), "HTTP 404", False),
+        (raw("503 Slow", b"<Error><Code>SlowDown</Code></Error>"), "SlowDown, it asks for fewer requests", True),
+        (raw("502 Bad", b"<html>nginx</html>"), "HTTP 502", True),
+        (raw("403 No", b"<html>a captcha</html>"), "HTTP 403", False),
+        (raw("403 No", b"<Error><Code>QuotaExceeded</Code></Error>"), "QuotaExceeded", False),
+        (raw("404 No", b"{}"), "HTTP 404", False),
         (
-            http(
+            raw(
                 "301 Moved",
                 b"<Error><Code>PermanentRedirect</Code></Error>",
                 "x-amz-bucket-region: eu-west-2",
@@ -311,13 +312,57 @@ def test_other_answers(answer: bytes, words: str, retryable: bool) -> None:
     assert "captcha" not in error["message"]
 
 
+class Picky(http.server.BaseHTTPRequestHandler):
+    """As R2, GCS and B2 are reported to be: a checksum that they do not know is refused."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        said = {name.lower(): value for name, value in self.headers.items()}
+        odd = [
+            name
+            for name in said
+            if name.startswith(("x-amz-checksum", "x-amz-sdk-", "x-amz-trailer"))
+        ]
+        body = self.rfile.read(int(said.get("content-length", 0)))
+        packed = "aws-chunked" in said.get("content-encoding", "") or body != PNG
+        self._reply(501 if odd or packed else 200, f"<Error><Code>{' '.join(odd)}</Code></Error>")
+
+    def do_GET(self) -> None:
+        self._reply(206, "x")
+
+    def _reply(self, status: int, body: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+def test_no_checksum_is_sent_that_nobody_asked_for(sdk: Sdk) -> None:
+    picky = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Picky)
+    threading.Thread(target=picky.serve_forever, args=(0.05,), daemon=True).start()
+    variables = {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_supported"}
+    try:
+        done, _ = deliver(
+            f"http://127.0.0.1:{picky.server_port}", [PNG], sdk=sdk, variables=variables
+        )
+    finally:
+        picky.shutdown()
+        picky.server_close()
+    assert len(done["links"]) == 1, done
+
+
 def test_a_link_that_does_not_open_is_an_error() -> None:
     """A key that may write and not read."""
 
     def serve() -> None:
         for answer in (
-            http("200 OK", b""),
-            http("403 No", b"<Error><Code>AccessDenied</Code></Error>"),
+            raw("200 OK", b""),
+            raw("403 No", b"<Error><Code>AccessDenied</Code></Error>"),
         ):
             connection, _ = listener.accept()
             with connection:

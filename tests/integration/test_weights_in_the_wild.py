@@ -16,7 +16,7 @@ from runtime.files.http import Timeouts
 from runtime.files.policy import HostPolicy
 from tests.integration.weights_case import VERSION, Case, open_case
 from tests.standins import models
-from tests.standins.http_server import Answer, Request, Server
+from tests.standins.http_server import Answer, Request, Server, html_answer, json_answer
 from tests.standins.huggingface import HF_TOKEN, Repository, Revision
 from tests.standins.storage import Blob
 from tests.standins.world import COMMIT, VAE_REPOSITORY, add_catalogue
@@ -99,7 +99,20 @@ def test_a_location_is_encoded_once(
 
 
 @pytest.mark.parametrize("run", [bake_it, fetch_it])
-@pytest.mark.parametrize("encoding", ["", " ", "identity", "aws-chunked", "AWS-chunked,identity"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "",
+        " ",
+        "identity",
+        "aws-chunked",
+        "AWS-chunked,identity",
+        "binary",
+        "utf-8",
+        "none",
+        "base64",
+    ],
+)
 def test_an_encoding_that_changes_no_byte(
     case: Case, run: Callable[[Case, str], str], encoding: str
 ) -> None:
@@ -108,11 +121,11 @@ def test_an_encoding_that_changes_no_byte(
 
 
 @pytest.mark.parametrize("run", [bake_it, fetch_it])
-@pytest.mark.parametrize("encoding", ["gzip", "br", "aws-chunked,zstd"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "X-Gzip", "deflate", "aws-chunked,zstd"])
 def test_an_encoding_that_packs_is_named(
     case: Case, run: Callable[[Case, str], str], encoding: str
 ) -> None:
-    name = encoding.rpartition(",")[2]
+    name = encoding.rpartition(",")[2].lower()
     with (
         serve(lambda _: file_answer(Content_Encoding=encoding)) as server,
         pytest.raises((SourceError, WeightsError), match=rf"packs the file \({name}\)"),
@@ -161,15 +174,71 @@ def test_a_file_of_another_form_is_named(case: Case, data: bytes, name: str) -> 
     assert case.stored() == []
 
 
-@pytest.mark.parametrize("status", [520, 521, 522, 523, 524, 525, 526, 527, 530])
-def test_what_cloudflare_says_of_an_origin_passes(case: Case, status: int) -> None:
+CLOUDFLARE = [520, 521, 522, 523, 524, 525, 526, 527, 530]
+
+
+@pytest.mark.parametrize("run", [bake_it, fetch_it])
+@pytest.mark.parametrize("status", CLOUDFLARE)
+def test_what_cloudflare_says_of_an_origin_passes(
+    case: Case, run: Callable[[Case, str], str], status: int
+) -> None:
     count = iter(range(100))
 
     def answer(_: Request) -> Answer:
-        return Answer(status=status) if next(count) % 3 else file_answer()
+        return Answer(status=status) if next(count) % 3 == 0 else file_answer()
 
     with serve(answer) as server:
-        assert bake_it(case, f"{server.url}/x.safetensors") == SHA256
+        assert run(case, f"{server.url}/x.safetensors") == SHA256
+
+
+@pytest.mark.parametrize("page", [False, True])
+@pytest.mark.parametrize("status", [*CLOUDFLARE, 408, 425, 500, 502, 503, 504])
+def test_what_passes_at_a_sites_api_is_asked_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch, status: int, page: bool
+) -> None:
+    add_catalogue(case.world)
+    case.add_civitai(SDXL)
+    refused: set[str] = set()
+
+    def first_refuses(server: Server) -> None:
+        answer = server.answer
+
+        def refuse_once(request: Request) -> Answer:
+            if request.path in refused:
+                return answer(request)
+            refused.add(request.path)
+            return html_answer(status, "down") if page else Answer(status=status)
+
+        monkeypatch.setattr(server, "answer", refuse_once)
+
+    for server in (case.world.civitai.server, case.world.huggingface.server):
+        first_refuses(server)
+    more = f"vae: hf://{VAE_REPOSITORY}/sdxl_vae.safetensors\n"
+    lock = case.lock(case.manifest(f"civitai:{VERSION}", more=more))
+    assert lock.pin("checkpoint").sha256 == SHA256
+    assert lock.pin("checkpoint").licence.commercial_use is not None
+    assert lock.pin("vae").licence.name == "mit"
+    assert len(refused) == 5
+
+
+def test_a_file_that_the_hub_keeps_in_its_cache(case: Case) -> None:
+    """Files outside of LFS are redirected to the hub's own cache, with or without the commit's header."""
+    cached = f"/api/resolve-cache/models/a/b/{COMMIT}/x.safetensors?etag=x"
+    for says_commit in (False, True):
+        headers = {"X-Repo-Commit": COMMIT, "ETag": '"abc"'}
+
+        def answer(request: Request, headers: dict[str, str] = headers) -> Answer:
+            if request.target == cached:
+                return Answer(headers=headers, body=SDXL)
+            if request.path.startswith("/a/b/resolve/"):
+                redirect = headers if says_commit else {}  # noqa: B023  # asked in this round only
+                return Answer(status=307, headers={"Location": cached, **redirect})
+            return json_answer(200, {"cardData": {"license": "mit"}})
+
+        with serve(answer) as hub:
+            case.settings = replace(case.settings, huggingface_url=hub.url)
+            pin = case.pin("hf://a/b/x.safetensors")
+            assert (pin.revision, pin.sha256) == (COMMIT, SHA256)
 
 
 @pytest.mark.parametrize("site", ["civitai", "hub"])

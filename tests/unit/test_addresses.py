@@ -131,6 +131,13 @@ def test_every_name_of_civitai_and_its_storage_may_be_followed(end: str) -> None
         "password=abc",
         "client_secret=abc",
         "jwt=abc",
+        "st=abc&e=1",
+        "verify=1700000000-abc",
+        "hmac=abc",
+        "x-hmac=abc",
+        "code=abc",
+        "PHPSESSIONID=abc",
+        "ticket=abc",
     ],
 )
 def test_a_manifest_holds_no_address_with_a_credential(query: str) -> None:

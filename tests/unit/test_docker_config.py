@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from bake import pipeline
+from bake.cli.options import make_context
+from bake.console import Console
 from bake.errors import PushError
 from bake.image.registry import credentials as module
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials, find_credentials
 from bake.image.registry.transport import RegistryOptions
+from bake.pipeline import bake_image
 
 PAIR = Credentials(username="u", password="p:w")
 HUB_KEY = "https://index.docker.io/v1/"
@@ -148,6 +152,22 @@ def test_the_home_folders_config_is_read(tmp_path: Path) -> None:
     assert find_credentials("ghcr.io", {"HOME": str(tmp_path)}) == PAIR
 
 
+def test_an_entry_in_the_environment_comes_first(tmp_path: Path) -> None:
+    given = json.dumps({"auths": {"ghcr.io": {"username": "job", "password": "t"}, "x.io": {}}})
+    config = {"auths": {"ghcr.io": GOOD, "x.io": GOOD, "y.io": GOOD}}
+    env = {"DOCKER_AUTH_CONFIG": given}
+    assert find(tmp_path, config, **env) == Credentials(username="job", password="t")
+    assert find(tmp_path, config, "x.io", **env) == find(tmp_path, config, "y.io", **env) == PAIR
+    assert find(tmp_path, config, DOCKER_AUTH_CONFIG=" ") == PAIR
+    for text, reason in (("{", "it is not JSON"), ("[]", "it is no JSON object"),
+                         ('{"auths": {"ghcr.io": {"auth": "a-secret!"}}}', "its auth is no base64")):  # fmt: skip
+        with pytest.raises(PushError, match=reason) as raised:
+            find(tmp_path, config, DOCKER_AUTH_CONFIG=text)
+        assert "$DOCKER_AUTH_CONFIG" in str(raised.value)
+        assert "nothing was sent" in str(raised.value)
+        assert "a-secret" not in str(raised.value)
+
+
 def test_a_file_that_is_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(PushError, match=r"config.json: .*cannot be read: Is a directory"):
@@ -249,6 +269,70 @@ def test_a_helper_that_is_not_there_or_has_no_name(tmp_path: Path) -> None:
     assert find(tmp_path, {"credsStore": ""}) == Credentials()
     config = {"credsStore": "none", "credHelpers": {"ghcr.io": ""}, "auths": {"ghcr.io": GOOD}}
     assert find(tmp_path, config) == PAIR  # as docker: an empty name means the file
+
+
+BAKED = """
+name: early
+family: sdxl
+checkpoint: civitai:1
+warmup: {prompt: a red circle}
+image: HOST/you/early
+"""
+
+
+def bake_and_push(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, config: str, host: str = "ghcr.io"
+) -> list[str]:
+    """What a bake warns of before its first step; its error, where it ends there."""
+    (folder / "config.json").write_text(config)
+    (folder / "early.yaml").write_text(BAKED.replace("HOST", host))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    warnings: list[str] = []
+    console = Console(quiet=True)
+    monkeypatch.setattr(console, "warn", warnings.append)
+    monkeypatch.setattr(pipeline, "begin_run", reached)
+    context = make_context(
+        folder / "early.yaml", build_args=(), device="cpu", build_dir=folder / "build",
+        console=console, push=True,
+    )  # fmt: skip
+    with pytest.raises(Reached):
+        bake_image(context)
+    return warnings
+
+
+class Reached(Exception):
+    """The bake has come to its first step."""
+
+
+def reached(*_: object, **__: object) -> None:
+    raise Reached
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ('{"auths": {"ghcr.io": {}},}', "it is not JSON"),
+        ('{"auths": {"ghcr.io": {"auth": "!"}}}', "its auth is no base64 of text"),
+        ('{"credsStore": "none"}', "docker-credential-none is not installed"),
+        ('{"credHelpers": {"ghcr.io": "none"}}', "docker-credential-none is not installed"),
+    ],
+)
+def test_a_bake_that_is_to_push_ends_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, reason: str
+) -> None:
+    with pytest.raises(PushError, match=reason) as raised:
+        bake_and_push(tmp_path, monkeypatch, config)
+    assert "nothing was sent" in str(raised.value)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["config.json", "early.yaml"]
+
+
+def test_a_bake_that_is_to_push_says_that_it_has_no_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (warning,) = bake_and_push(tmp_path, monkeypatch, "{}")
+    assert "no credentials for ghcr.io, which will be asked anonymously: docker login" in warning
+    assert bake_and_push(tmp_path, monkeypatch, json.dumps({"auths": {"ghcr.io": GOOD}})) == []
+    assert bake_and_push(tmp_path, monkeypatch, "{}", host="127.0.0.1:5000") == []
 
 
 def test_nothing_is_sent_before_the_config_is_understood(

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from bake.console import Console
 from bake.errors import ManifestError, SourceError
 from bake.manifest.load import parse_manifest
 from bake.manifest.yaml import parse_yaml
+from bake.settings import Settings
 from bake.weights.check import check_config, check_stored
+from bake.weights.resolve import resolve_lock
 from bake.weights.sources import CONFIGS
+from bake.weights.store import Store
 from tests.standins import models
 from tests.unit.test_lock import pin
 
@@ -148,6 +152,81 @@ def test_edm_needs_a_config_of_its_own(tmp_path: Path, mark: str) -> None:
 def test_a_name_that_says_v_prediction_is_believed_a_little(tmp_path: Path) -> None:
     (warning,) = check(tmp_path, models.SDXL, file_name="noob_vPred10.safetensors")
     assert "config: builtin:sdxl-v-prediction" in warning
+
+
+TEXT = "conditioner.embedders.0.transformer.text_model."
+WHOLE = {
+    **models.SDXL,
+    TEXT + "encoder.layers.11.mlp.fc1.weight": (4, 4),
+    TEXT + "embeddings.position_ids": (1, 77),
+    "conditioner.embedders.1.model.logit_scale": (),
+    models.UNET + "time_embed.cond_proj.weight": (4, 4),
+    "first_stage_model.encoder.conv_in.weight": (4, 3, 3, 3),
+    "first_stage_model.loss.logvar": (1,),
+}
+
+
+def without(*names: str) -> Tensors:
+    return {name: shape for name, shape in WHOLE.items() if name not in names}
+
+
+def lock_together(folder: Path, *, more: str = "", family: str = "sdxl", **files: Tensors) -> None:
+    """Locks a manifest whose checkpoints are files of these tensors; the first is `checkpoint`."""
+    for name, tensors in files.items():
+        (folder / f"{name}.safetensors").write_bytes(models.safetensors(tensors))
+    (folder / "vae.safetensors").write_bytes(models.safetensors(models.VAE))
+    first, *others = files
+    text = f"name: x\nfamily: {family}\ncheckpoint: file:{first}.safetensors\ncheckpoints:\n"
+    text += "".join(f"  {each}: file:{each}.safetensors\n" for each in others)
+    text += f"{more}warmup:\n  prompt: a cat\nimage: example.com/x\n"
+    settings = Settings.from_environment({"BAKE_STORE": str(folder / "store")})
+    resolve_lock(
+        parse_manifest(text, folder / "x.yaml"),
+        previous=None, settings=settings, store=Store(settings.store), console=Console(quiet=True),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lacking", "part"),
+    [
+        (TEXT + "encoder.layers.11.mlp.fc1.weight", "text encoder"),
+        ("first_stage_model.encoder.conv_in.weight", "VAE"),
+        (models.UNET + "input_blocks.0.0.weight", "UNet"),
+    ],
+)
+def test_a_checkpoint_that_would_keep_weights_of_the_one_before(
+    tmp_path: Path, lacking: str, part: str
+) -> None:
+    for files in ({"a": WHOLE, "b": without(lacking)}, {"a": without(lacking), "b": WHOLE}):
+        with pytest.raises(SourceError) as raised:
+            lock_together(tmp_path, **files)
+        bad, good = ("checkpoints.b", "checkpoint") if "b" in str(raised.value.where) else ("checkpoint", "checkpoints.b")  # fmt: skip
+        assert str(raised.value.where).startswith(bad)
+        assert (
+            f"lacks 1 tensors that {good} has, such as {lacking} of its {part}" in raised.value.what
+        )
+        assert "a picture depends on the job before it" in raised.value.what
+        assert "an image of its own" in (raised.value.hint or "")
+        assert ("vae: gives all of them a VAE" in (raised.value.hint or "")) == (part == "VAE")
+    lock_together(tmp_path, a=without(lacking))
+    lock_together(tmp_path, a=without(lacking), b=without(lacking))
+
+
+def test_checkpoints_that_lack_nothing_of_each_other(tmp_path: Path) -> None:
+    idle = (TEXT + "embeddings.position_ids", "conditioner.embedders.1.model.logit_scale",
+            "first_stage_model.loss.logvar", models.UNET + "time_embed.cond_proj.weight")  # fmt: skip
+    lock_together(tmp_path, a=WHOLE, b=without(*idle), r=REFINER)
+    vae = "first_stage_model.encoder.conv_in.weight"
+    lock_together(tmp_path, a=WHOLE, b=without(vae), more="vae: file:vae.safetensors\n")
+    # A config beside it gives it a model of its own.
+    config = "configs:\n  b: builtin:sdxl-v-prediction\n"
+    lock_together(tmp_path, a=WHOLE, b=without(vae), more=config)
+
+
+def test_older_names_of_a_text_encoder_are_the_same(tmp_path: Path) -> None:
+    older = {name.replace("text_model.", ""): shape for name, shape in models.SD1.items()}
+    assert older != models.SD1
+    lock_together(tmp_path, a=models.SD1, b=older, family="sd1")
 
 
 def test_types_that_the_webui_cannot_read(tmp_path: Path) -> None:

@@ -241,6 +241,23 @@ def test_the_answer_to_a_manifests_put_is_believed_and_another_digest_is_not() -
     assert "its tag does not point at it after" in untold
 
 
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 206])
+@pytest.mark.parametrize("operation", ["put manifest", "close upload", "find blob", "open upload"])
+def test_any_2xx_is_taken_where_the_thing_was_done(operation: Operation, status: int) -> None:
+    registry = MemoryRegistry()
+
+    def rule(asked: Operation, request: requests.PreparedRequest) -> Reply | None:
+        if asked != operation or request.headers.get("Authorization") != "Bearer a-token":
+            return None
+        done = registry._answer(asked, request)
+        return replace(done, status=status) if 200 <= done.status < 300 else done
+
+    registry.rule = rule
+    image = on_a_mounted_base(registry)
+    push(image, registry)
+    assert registry.tags["you/model:1"] == image.manifest_json
+
+
 @pytest.mark.parametrize("status", [201, 202, 204])
 @pytest.mark.parametrize("said", [None, "0-0", "5-1", "0-999999", "0-" + "9" * 5000, "x"])
 def test_our_own_count_holds_where_a_range_is_no_answer(status: int, said: str | None) -> None:

@@ -11,7 +11,7 @@ from bake.console import Console, format_bytes
 from bake.lock import load_lock
 from bake.manifest.load import load_manifest
 from bake.settings import Settings
-from bake.weights.check import check_stored
+from bake.weights.check import check_stored, check_together
 from bake.weights.fetch import describe_size, fetch_pin
 from bake.weights.store import Store
 
@@ -46,3 +46,4 @@ def command(manifest: Path, *, quiet: bool, as_json: bool) -> None:
             size = store.size_of(pin.sha256)
             console.event("weights", key=pin.key, path=str(path), bytes=size)
             console.say(f"  {path} ({format_bytes(size)})")
+        check_together(loaded, lock.pins, store, {})

@@ -28,6 +28,7 @@ from bake.image.oci.reference import DOCKER_HUB, HUB_NAMES
 _HUB_SERVER = "https://index.docker.io/v1/"
 """What Docker Hub is called in docker's config and to its helpers."""
 _TOKEN_USER = "<token>"  # noqa: S105  # a helper's word for: the secret is an identity token
+_IN_ENVIRONMENT = "DOCKER_AUTH_CONFIG"
 _NOT_FOUND = b"credentials not found"
 HELPER_TIMEOUT_S = 120.0
 """A helper may ask its user for a passphrase."""
@@ -50,6 +51,8 @@ class Credentials:
 def find_credentials(host: str, environ: Mapping[str, str] | None = None) -> Credentials:
     """Reads `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json`, and asks the helper that it names.
 
+    An entry in `$DOCKER_AUTH_CONFIG` comes first, as with docker since 28.3: GitLab's jobs have a config there.
+
     Args:
         host: As a reference names the registry: `docker.io`, `ghcr.io`, `127.0.0.1:5005`.
         environ: Instead of the process's.
@@ -61,6 +64,11 @@ def find_credentials(host: str, environ: Mapping[str, str] | None = None) -> Cre
         PushError: the file, the host's own entry or the helper's answer cannot be understood.
     """
     env = os.environ if environ is None else environ
+    path = Path(f"${_IN_ENVIRONMENT}")  # shown in messages
+    given = _parse_config(os.fsencode(env.get(_IN_ENVIRONMENT, "")), path)
+    entry = _own(_mapping(given, "auths", path), host)
+    if entry != {}:
+        return _from_entry(entry, host, path)
     path = _config_path(env)
     config = _read_config(path)
     helper = _helper_of(config, host, path)
@@ -84,6 +92,10 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         return {}
     except OSError as error:
         raise _unreadable(path, error.strerror or type(error).__name__) from error
+    return _parse_config(data, path)
+
+
+def _parse_config(data: bytes, path: Path) -> Mapping[str, Any]:
     if not data.strip():
         return {}
     if data.startswith(b"\xef\xbb\xbf"):

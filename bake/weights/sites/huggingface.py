@@ -90,10 +90,15 @@ def _head(context: Context, client: Client, source: Source, revision: str) -> di
         )
         response.close()
         target = response.headers.get("Location", "")
-        is_hub = "/resolve/" in target and "X-Repo-Commit" not in response.headers
-        if response.status_code not in REDIRECTS or not is_hub:
+        # A renamed repository, its cache of small files (/api/resolve-cache/), or a mirror that sends on to the
+        # hub itself; the token stays behind. Storage would answer a HEAD with 403.
+        is_hub = "/resolve" in target or re.match(r"/(?!/)", target) is not None
+        if (
+            response.status_code not in REDIRECTS
+            or "X-Repo-Commit" in response.headers
+            or not is_hub
+        ):
             break
-        # A renamed repository, or a mirror that sends on to the hub itself; the token stays behind.
         url = client.redirected(response, url)
     headers = response.headers
     commit = headers.get("X-Repo-Commit", "").lower()
