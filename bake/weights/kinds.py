@@ -40,6 +40,10 @@ _VAE_NAMES = (
     *("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss"),
     *_EMA_NUMBERS,
 )
+_PACKED = (
+    *(".scale_weight", ".weight_scale", ".comfy_quant", ".scale_input"),  # scaled fp8
+    *(".absmax", ".quant_map", ".qweight"),  # bitsandbytes' nf4, GPTQ
+)
 _FLAT = (".q.weight", ".k.weight", ".v.weight", ".proj_out.weight")
 _SHARED = re.compile(
     r"(?P<unet>model\.diffusion_model\.(?:time_embed|label_emb|input_blocks|middle_block|output_blocks|out)\.\d)"
@@ -100,6 +104,12 @@ def recognise(header: Header) -> Recognised:
     problem = next(_vae_faults(names), "") if role == "vae" else ""
     if problem:
         problem = f"the VAE {problem}, so that the webui cannot load it; {_OTHER_VAE}"
+    packed = next((name for name in names if name.endswith(_PACKED)), "scaled_fp8")
+    if role == "checkpoint" and packed in names:
+        problem = (
+            f"its weights are packed ({packed[:80]}), which the webui does not undo: it would draw noise; "
+            "choose a file in fp16, bf16, fp32 or plain fp8"
+        )
     return Recognised(
         role=role,
         family=family,

@@ -240,6 +240,23 @@ def test_types_that_the_webui_cannot_read(tmp_path: Path) -> None:
         check_stored(path, parse_manifest(text, path), pin("checkpoint", "civitai:1"))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scaled_fp8",
+        "x.scale_weight",
+        "x.weight_scale",
+        "x.comfy_quant",
+        "x.weight.absmax",
+        "x.qweight",
+    ],
+)
+def test_weights_that_the_webui_does_not_unpack(tmp_path: Path, name: str) -> None:
+    shown = refusal(tmp_path, {**models.SDXL, name: (1,)})
+    assert f"its weights are packed ({name}), which the webui does not undo" in shown
+    assert "choose a file in fp16" in shown
+
+
 @pytest.mark.parametrize("name", ["sdxl-v-prediction", "sd1-v-prediction"])
 def test_the_built_in_configs_are_the_webuis_own(name: str) -> None:
     path = CONFIGS / f"{name}.yaml"
