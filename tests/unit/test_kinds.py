@@ -1,6 +1,7 @@
 """Files that the webui would load without a word and draw noise with, or not load at all, and what helps."""
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -176,8 +177,8 @@ def lock_together(folder: Path, *, more: str = "", family: str = "sdxl", **files
         (folder / f"{name}.safetensors").write_bytes(models.safetensors(tensors))
     (folder / "vae.safetensors").write_bytes(models.safetensors(models.VAE))
     first, *others = files
-    text = f"name: x\nfamily: {family}\ncheckpoint: file:{first}.safetensors\ncheckpoints:\n"
-    text += "".join(f"  {each}: file:{each}.safetensors\n" for each in others)
+    text = f"name: x\nfamily: {family}\ncheckpoint: file:{first}.safetensors\n"
+    more += f"checkpoints: {json.dumps({each: f'file:{each}.safetensors' for each in others})}\n"
     text += f"{more}warmup:\n  prompt: a cat\nimage: example.com/x\n"
     settings = Settings.from_environment({"BAKE_STORE": str(folder / "store")})
     resolve_lock(
