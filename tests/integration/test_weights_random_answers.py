@@ -27,7 +27,7 @@ from bake.weights import locations
 from bake.weights.context import Context
 from bake.weights.update import find_standing
 from runtime.errors import JobError
-from runtime.files import fetch
+from runtime.files.answers import pause_after
 from runtime.job.lora import LoraStore
 from runtime.job.request import LoraRequest
 from runtime.settings import Settings as WorkerSettings
@@ -208,7 +208,8 @@ class Noise:
         except ValueError:
             at = self.chance.randrange(len(body)) if body else 0
             return body[:at] + b"\x00" + body[at + 1 :]
-        node, key = None, None
+        node: Any = None
+        key: Any = None
         inner: Any = data
         while isinstance(inner, (dict, list)) and inner and self.chance.random() < 0.8:
             node = inner
@@ -243,12 +244,11 @@ def within(seconds: int) -> Iterator[None]:
 
 @pytest.fixture
 def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
-    known = fetch.pause_after
 
     def no_pause(*args: Any, **options: Any) -> float:
-        return 0 * known(*args, **options)
+        return 0 * pause_after(*args, **options)
 
-    monkeypatch.setattr(fetch, "pause_after", no_pause)
+    monkeypatch.setattr("runtime.files.fetch.pause_after", no_pause)
     with open_case(tmp_path) as opened:
         opened.with_tokens(civitai=GOOD_TOKEN, huggingface=HF_TOKEN)
         opened.settings = replace(opened.settings, stall_s=1, backoff_s=0)

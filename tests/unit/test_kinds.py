@@ -171,7 +171,9 @@ def without(*names: str) -> Tensors:
     return {name: shape for name, shape in WHOLE.items() if name not in names}
 
 
-def lock_together(folder: Path, *, more: str = "", family: str = "sdxl", **files: Tensors) -> None:
+def lock_together(
+    folder: Path, files: Mapping[str, Tensors], *, more: str = "", family: str = "sdxl"
+) -> None:
     """Locks a manifest whose checkpoints are files of these tensors; the first is `checkpoint`."""
     for name, tensors in files.items():
         (folder / f"{name}.safetensors").write_bytes(models.safetensors(tensors))
@@ -200,7 +202,7 @@ def test_a_checkpoint_that_would_keep_weights_of_the_one_before(
 ) -> None:
     for files in ({"a": WHOLE, "b": without(lacking)}, {"a": without(lacking), "b": WHOLE}):
         with pytest.raises(SourceError) as raised:
-            lock_together(tmp_path, **files)
+            lock_together(tmp_path, files)
         bad, good = ("checkpoints.b", "checkpoint") if "b" in str(raised.value.where) else ("checkpoint", "checkpoints.b")  # fmt: skip
         assert str(raised.value.where).startswith(bad)
         assert (
@@ -209,25 +211,25 @@ def test_a_checkpoint_that_would_keep_weights_of_the_one_before(
         assert "a picture depends on the job before it" in raised.value.what
         assert "an image of its own" in (raised.value.hint or "")
         assert ("vae: gives all of them a VAE" in (raised.value.hint or "")) == (part == "VAE")
-    lock_together(tmp_path, a=without(lacking))
-    lock_together(tmp_path, a=without(lacking), b=without(lacking))
+    lock_together(tmp_path, {"a": without(lacking)})
+    lock_together(tmp_path, {"a": without(lacking), "b": without(lacking)})
 
 
 def test_checkpoints_that_lack_nothing_of_each_other(tmp_path: Path) -> None:
     idle = (TEXT + "embeddings.position_ids", "conditioner.embedders.1.model.logit_scale",
             "first_stage_model.loss.logvar", models.UNET + "time_embed.cond_proj.weight")  # fmt: skip
-    lock_together(tmp_path, a=WHOLE, b=without(*idle), r=REFINER)
+    lock_together(tmp_path, {"a": WHOLE, "b": without(*idle), "r": REFINER})
     vae = "first_stage_model.encoder.conv_in.weight"
-    lock_together(tmp_path, a=WHOLE, b=without(vae), more="vae: file:vae.safetensors\n")
+    lock_together(tmp_path, {"a": WHOLE, "b": without(vae)}, more="vae: file:vae.safetensors\n")
     # A config beside it gives it a model of its own.
     config = "configs:\n  b: builtin:sdxl-v-prediction\n"
-    lock_together(tmp_path, a=WHOLE, b=without(vae), more=config)
+    lock_together(tmp_path, {"a": WHOLE, "b": without(vae)}, more=config)
 
 
 def test_older_names_of_a_text_encoder_are_the_same(tmp_path: Path) -> None:
     older = {name.replace("text_model.", ""): shape for name, shape in models.SD1.items()}
     assert older != models.SD1
-    lock_together(tmp_path, a=models.SD1, b=older, family="sd1")
+    lock_together(tmp_path, {"a": models.SD1, "b": older}, family="sd1")
 
 
 def test_types_that_the_webui_cannot_read(tmp_path: Path) -> None:
