@@ -12,6 +12,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -294,18 +295,17 @@ def test_two_thousand_random_answers(
             nonlocal given
             true = true_answer(request)
             with lock:
-                if not operation.fits(request) or noise.chance.random() < 0.1:
+                if not operation.fits(request) or (given and noise.chance.random() < 0.1):
                     return true
                 given += 1
                 return noise.answer(true)
 
         monkeypatch.setattr(servers[operation.server], "answer", answer)
-        ends = {"well": 0, "in words": 0}
+        ends = Counter[str]()
         while given < ANSWERS:
-            before = given
             with within(DEADLINE_S):
                 ends[undertake(case, operation)] += 1
-            assert given > before, "the operation was never asked for"
+            assert given, "the operation was never asked for"
             for server in (*servers.values(), foreign):
                 check_no_token(server, servers)
         assert ends["in words"], ends
