@@ -22,10 +22,12 @@ from typing import Any
 
 import pytest
 
-from bake.errors import SourceError
+from bake.errors import MachineError, SourceError
 from bake.lock import Pin
 from bake.weights import locations
-from bake.weights.context import Context
+from bake.weights.context import Context, bake_errors
+from bake.weights.providers import provider_for
+from bake.weights.sources import parse_source
 from bake.weights.update import find_standing
 from runtime.errors import JobError
 from runtime.files.answers import pause_after
@@ -72,28 +74,37 @@ class Operation:
         return request.path.startswith(self.path) and request.method == self.method
 
 
-def bake_version(case: Case) -> None:
-    case.fetch(case.pin(f"civitai:{VERSION}"))
+def context_of(case: Case) -> Context:
+    return Context(settings=case.settings, store=case.store, console=case.console)
 
 
-def bake_what_needs_a_login(case: Case) -> None:
-    case.fetch(case.pin(f"civitai:{NEEDS_LOGIN}"))
+def find(text: str) -> Callable[[Case], object]:
+    """Asks what a source is, as `bake lock` does."""
+    source = parse_source(text)
+    provider = provider_for(source)
+    assert provider is not None
+
+    def run(case: Case) -> object:
+        with bake_errors("checkpoint"):
+            return provider.find(context_of(case), source)
+
+    return run
 
 
-def bake_from_the_hub(case: Case) -> None:
-    case.fetch(case.pin("hf://a/b/x.safetensors"))
+def download(**changes: Any) -> Callable[[Case], object]:
+    """Brings what is pinned into the store."""
+    return lambda case: case.fetch(replace(GOOD_PIN, **changes))
 
 
-def bake_an_address(case: Case) -> None:
-    case.fetch(case.pin(f"{case.world.storage.server.url}/plain/x.safetensors"))
+def lock_an_address(case: Case) -> None:
+    case.pin(f"{case.world.storage.server.url}/plain/x.safetensors")
 
 
 def look_for_news(source: str) -> Callable[[Case], object]:
     def run(case: Case) -> object:
         manifest = case.manifest(source)
         pin = replace(GOOD_PIN, source=source, revision=COMMIT)
-        context = Context(settings=case.settings, store=case.store, console=case.console)
-        return find_standing(context, manifest, pin)
+        return find_standing(context_of(case), manifest, pin)
 
     return run
 
@@ -117,23 +128,23 @@ def serve_a_lora(case: Case) -> None:
     assert applied.sha256 == hashlib.sha256(LORA).hexdigest()
 
 
+AT_CIVITAI, AT_THE_HUB = f"civitai:{VERSION}", "hf://a/b/x.safetensors"
+AGAIN = download(source=AT_THE_HUB, revision=COMMIT)
 OPERATIONS = {
-    "civitai version": Operation(run=bake_version, server="civitai", path="/api/v1/model-versions/"),
-    "civitai model": Operation(run=bake_version, server="civitai", path="/api/v1/models/"),
-    "civitai news": Operation(
-        run=look_for_news(f"civitai:{VERSION}"), server="civitai", path="/api/v1/models/"
+    "civitai version": Operation(run=find(AT_CIVITAI), server="civitai", path="/api/v1/model-versions/"),
+    "civitai model": Operation(run=find(AT_CIVITAI), server="civitai", path="/api/v1/models/"),
+    "civitai news": Operation(run=look_for_news(AT_CIVITAI), server="civitai", path="/api/v1/models/"),
+    "civitai token": Operation(
+        run=download(source=f"civitai:{NEEDS_LOGIN}", version_id=NEEDS_LOGIN), server="civitai", path="/api/v1/me"
     ),
-    "civitai token": Operation(run=bake_what_needs_a_login, server="civitai", path="/api/v1/me"),
-    "civitai download": Operation(run=bake_version, server="civitai", path="/api/download/"),
-    "civitai storage": Operation(run=bake_version, server="storage"),
-    "hub head": Operation(run=bake_from_the_hub, server="hub", path="/a/b/resolve/", method="HEAD"),
-    "hub record": Operation(run=bake_from_the_hub, server="hub", path="/api/models/"),
-    "hub news": Operation(
-        run=look_for_news("hf://a/b/x.safetensors"), server="hub", path="/a/b/resolve/", method="HEAD"
-    ),
-    "hub download": Operation(run=bake_from_the_hub, server="hub", path="/a/b/resolve/"),
-    "hub storage": Operation(run=bake_from_the_hub, server="storage"),
-    "https file": Operation(run=bake_an_address, server="storage", path="/plain/"),
+    "civitai download": Operation(run=download(source=AT_CIVITAI), server="civitai", path="/api/download/"),
+    "civitai storage": Operation(run=download(source=AT_CIVITAI), server="storage"),
+    "hub head": Operation(run=find(AT_THE_HUB), server="hub", path="/a/b/resolve/", method="HEAD"),
+    "hub record": Operation(run=find(AT_THE_HUB), server="hub", path="/api/models/"),
+    "hub news": Operation(run=look_for_news(AT_THE_HUB), server="hub", path="/a/b/resolve/", method="HEAD"),
+    "hub download": Operation(run=AGAIN, server="hub", path="/a/b/resolve/"),
+    "hub storage": Operation(run=AGAIN, server="storage"),
+    "https file": Operation(run=lock_an_address, server="storage", path="/plain/"),
     "lora download": Operation(run=serve_a_lora, server="civitai", path="/api/download/"),
     "lora storage": Operation(run=serve_a_lora, server="storage"),
 }  # fmt: skip
@@ -250,6 +261,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
         return 0 * pause_after(*args, **options)
 
     monkeypatch.setattr("runtime.files.fetch.pause_after", no_pause)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # a busy disk takes longer for it than all else
     with open_case(tmp_path) as opened:
         opened.with_tokens(civitai=GOOD_TOKEN, huggingface=HF_TOKEN)
         opened.settings = replace(opened.settings, stall_s=1, backoff_s=0)
@@ -308,7 +320,7 @@ def test_two_thousand_random_answers(
             assert given, "the operation was never asked for"
             for server in (*servers.values(), foreign):
                 check_no_token(server, servers)
-        assert ends["in words"], ends
+        assert ends["well"] or name == "civitai token", ends
 
 
 def undertake(case: Case, operation: Operation) -> str:
@@ -318,7 +330,11 @@ def undertake(case: Case, operation: Operation) -> str:
     try:
         operation.run(case)
         said = ""
-    except (SourceError, JobError) as error:
+    except (
+        SourceError,
+        MachineError,
+        JobError,
+    ) as error:  # MachineError: a length that no disk has
         said = str(error)
     assert not any(each in said for each in ("Traceback", "Error(", "\x1b", *TOKENS)), said
     assert not any(each in "".join(case.console.warnings) for each in (*TOKENS, "Error(")), said
