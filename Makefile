@@ -7,9 +7,11 @@ SHELL_FILES := .ci/run requirements/pin-images demo/run demo/draw demo/engine/co
 
 # the webui's environment is for one platform only, that of its base image
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+# Groups of tests on all cores; tests/conftest.py says what is a group
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
-.PHONY: help venv demo bake check test test-unit webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
+.PHONY: help venv demo bake check format test test-unit test-paused webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -28,6 +30,10 @@ demo: venv ## Bake the demo image from nothing and draw a picture with it
 bake: venv ## Bake the image of MANIFEST; further options in BAKE_FLAGS, such as --locked --push
 	$(BIN)/bake image $(or $(MANIFEST),$(error name a manifest: make bake MANIFEST=manifests/deliberate-v6.yaml)) $(BAKE_FLAGS)
 
+format: venv ## Mend what the formatter and the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 check: venv ## Lint, format check, types, shell, Dockerfiles, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,10 +44,13 @@ check: venv ## Lint, format check, types, shell, Dockerfiles, workflows
 	$(BIN)/zizmor --offline --quiet .github
 
 test: venv runtime-venvs ## Run the unit tests, then the integration tests on a real engine
-	$(BIN)/pytest tests/unit tests/integration
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit tests/integration
 
 test-unit: venv ## Run the unit tests only
 	$(BIN)/pytest tests/unit
+
+test-paused: venv runtime-venvs ## Run TESTS (tests/unit) while random processes of theirs stand still for up to 20 s each
+	$(BIN)/python -m tests.paused $(or $(TESTS),tests/unit)
 
 webui-check: venv runtime-venvs ## Hold the worker over a real webui 1.9.3 (WEBUI=FOLDER PYTHON=its interpreter) against a fresh one, bit by bit
 	$(BIN)/python -m tests.conformance --webui $(or $(WEBUI),$(error name the folder of webui.py: make webui-check WEBUI=FOLDER PYTHON=INTERPRETER)) --python $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(WEBUI)/venv/bin/python) $(if $(LORA_PYTHON),--lora-python $(LORA_PYTHON)) $(PARTS)
@@ -90,7 +99,7 @@ release: venv ## Build the artefacts of a release in dist/, and check them (docs
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/twine check --strict dist/*
 	demo/engine/start
-	BAKE_TEST_DIST=dist $(BIN)/pytest tests/unit/test_package.py tests/integration/test_install.py
+	BAKE_TEST_DIST=dist $(BIN)/pytest tests/integration/test_package.py tests/integration/test_install.py
 
 clean: ## Remove what can be made again
 	demo/engine/stop

@@ -1,11 +1,16 @@
 """Free ports for processes that want a number before they start."""
 
+import os
 import random
 import socket
 
 # Below the ports that the kernel gives to outgoing connections, one of which could take a port again
 # between its choice and its use.
-_PORTS = random.sample(range(10_000, 32_000), 22_000)
+_RANGE = range(10_000, 32_000)
+# Of processes that run tests side by side each has its own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_COUNT = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_PORTS = random.sample(_RANGE[_WORKER::_COUNT], len(_RANGE[_WORKER::_COUNT]))
 
 
 def free_port() -> int:

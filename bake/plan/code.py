@@ -45,22 +45,22 @@ def sources_of(*modules: str) -> Document:
         modules: Dotted names; `package.*` stands for every module of a package, for what is started by
             a name that no import statement holds.
     """
-    found: dict[str, Path | None] = {}
+    seen: set[str] = set()
+    hashes: dict[str, str] = {}
     waiting = [each for module in modules for each in _expand(module)]
     while waiting:
         module = waiting.pop()
-        if module in found or _shapes_nothing(module):
+        if module in seen or _shapes_nothing(module):
             continue
-        path = found[module] = _path_of(module)
-        if path is not None:
-            imported = (_resolve(*each) for each in _read(path.read_bytes()).imports)
-            waiting += [*imported, *_parents(module)]
-    sources = [path for path in found.values() if path is not None]
-    hashes = {
-        _shown(path): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sources
-        if not _read(path.read_bytes()).is_empty
-    }
+        seen.add(module)
+        path = _path_of(module)
+        if path is None:
+            continue
+        content = path.read_bytes()
+        source = _read(content)
+        waiting += [*(_resolve(*each) for each in source.imports), *_parents(module)]
+        if not source.is_empty:
+            hashes[_shown(path)] = hashlib.sha256(content).hexdigest()
     return dict(sorted(hashes.items()))
 
 
@@ -87,6 +87,7 @@ def _parents(module: str) -> Iterator[str]:
             yield ".".join(parts[:count])
 
 
+@cache
 def _path_of(module: str) -> Path | None:
     """The source file of a module of ours; None for a name that is none, such as a function."""
     package, *rest = module.split(".")
@@ -97,6 +98,7 @@ def _path_of(module: str) -> Path | None:
     return None
 
 
+@cache
 def _shown(path: Path) -> str:
     """`runtime/boot/start.py`, the same in a checkout and where the wheel was installed."""
     for package in assets.PACKAGES:

@@ -15,9 +15,10 @@ from typing import Any
 
 from PIL import Image
 
-from tests.integration.conftest import ROOT, run
+from tests.integration.conftest import ROOT, RUN, run
 
 BAKE = ROOT / ".venv" / "bin" / "bake"
+REPOSITORY = f"bakery-test-{RUN}"
 Events = list[dict[str, Any]]
 
 
@@ -90,7 +91,7 @@ def make_bakery(folder: Path, engine: Mapping[str, str], slim_image: str) -> Bak
     text = text.replace(lora, f"{weights_server()}/outline.safetensors")
     text = text.replace("../demo/", f"{ROOT}/demo/")
     assert "/bakery-demo" in text
-    text = text.replace("/bakery-demo", "/bakery-test")
+    text = text.replace("/bakery-demo", f"/{REPOSITORY}")
     manifest = folder / "demo.yaml"
     manifest.write_text(text)
     return Bakery(

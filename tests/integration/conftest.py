@@ -3,7 +3,9 @@
 import os
 import random
 import re
+import secrets
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "demo" / "engine"
+RUN = secrets.token_hex(4)
+"""In the names of what tests leave in an engine or a registry, which other runs may use at the same time."""
 
 
 def run(
@@ -55,8 +59,29 @@ def registry(engine: dict[str, str]) -> Iterator[str]:
         yield host
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of BAKE_TEST_DIST (`make release`), else built now, by way of the source distribution."""
+    given = os.environ.get("BAKE_TEST_DIST")
+    folder = Path(given) if given else tmp_path_factory.mktemp("dist")
+    if not given:
+        built = run(
+            sys.executable,
+            "-m",
+            "build",
+            "--no-isolation",
+            "--outdir",
+            folder,
+            ROOT,
+            timeout_s=1200,
+        )
+        assert built.returncode == 0, built.stderr + built.stdout
+    [found] = folder.glob("*.whl")
+    return found.absolute()
+
+
 @pytest.fixture
 def repository(request: pytest.FixtureRequest) -> str:
     """A repository of the test's own, empty at its start."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
-    return f"img-test/{name}-{os.getpid()}-{random.randrange(10**9)}"
+    return f"img-test/{name}-{RUN}-{random.randrange(10**9)}"

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from bake.image.source import read_from_layout
 from demo.webui.options import DEFAULTS
 from tests.integration.bakery_case import (
+    REPOSITORY,
     Bakery,
     Events,
     began,
@@ -32,7 +32,7 @@ def bakery(
     engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bakery]:
     yield make_bakery(tmp_path_factory.mktemp("bakery"), engine, slim_image)
-    listed = run("docker", "images", "--quiet", "127.0.0.1:5005/bakery-test", env=engine)
+    listed = run("docker", "images", "--quiet", f"127.0.0.1:5005/{REPOSITORY}", env=engine)
     for image in set(listed.stdout.split()):
         run("docker", "image", "rm", "--force", image, env=engine)
 
@@ -162,14 +162,14 @@ def test_a_base_in_the_registry_is_mounted(
     other = make_bakery(tmp_path, engine, slim_image)
     text = other.manifest.read_text()
     with running_registry(engine) as registry:
-        base = f"{registry}/bakery-test-base:1"
+        base = f"{registry}/{REPOSITORY}-base:1"
         for command in (["tag", record["result"]["image"], base], ["push", "--quiet", base]):
             ended = run("docker", *command, env=engine)
             assert ended.returncode == 0, ended.stderr
         digests = '{{join .RepoDigests "\\n"}}'
         shown = run("docker", "image", "inspect", "--format", digests, base, env=engine)
         pinned = next(line for line in shown.stdout.split() if line.startswith(f"{registry}/"))
-        target = f"{registry}/bakery-test-{time.time_ns()}"
+        target = f"{registry}/{REPOSITORY}-mounted"
         ready = f"base:\n  image: {pinned}\nimage: {target}\n"
         other.manifest.write_text(text[: text.index("base:")] + ready)
         events = other.bake("--push")

@@ -1,7 +1,6 @@
 """What somebody gets who installs the wheel: the demo, baked with nothing else of this repository."""
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -10,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from bake import __version__
-from tests.dist import find_wheel
 from tests.integration.bakery_case import BAKE
-from tests.integration.conftest import ROOT, run
+from tests.integration.conftest import ROOT, RUN, run
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bake` of a fresh environment."""
-    wheel = find_wheel(tmp_path_factory.mktemp("dist"))
     fresh = tmp_path_factory.mktemp("fresh")
     commands: list[list[str | Path]] = [
         [sys.executable, "-m", "venv", fresh],
@@ -53,7 +50,7 @@ def test_the_wheel_alone_bakes_the_demo_with_the_keys_of_the_checkout(
     manifest = folder / "manifests" / "demo.yaml"
     text = (ROOT / "manifests" / "demo.yaml").read_text()
     assert "/bakery-demo" in text
-    manifest.write_text(text.replace("/bakery-demo", f"/bakery-install-{os.getpid()}"))
+    manifest.write_text(text.replace("/bakery-demo", f"/bakery-install-{RUN}"))
     common = [str(manifest), "--build-dir", str(folder / "build")]
     baked = run("env", "-C", folder, installed, "image", *common, env=environment, timeout_s=1200)
     assert baked.returncode == 0, baked.stderr + baked.stdout

@@ -47,14 +47,14 @@ from bake.plan.state import BuildFolder
 from bake.plan.step import pinned_weights
 from benchmarks.images import can_start_engines, private_engine
 from runtime.worker import WORKER_FILE, Webui, Weights, Worker
-from tests.integration.conftest import ROOT, run
+from tests.integration.conftest import ROOT, RUN, run
 from tests.unit.test_verify import make_lock
 
 CONSOLE = Console(quiet=True)
 CONTENT = b"these are the weights\n" * 1000
 PATH = "/models/a.safetensors"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-NAME = f"img-load-{os.getpid()}"
+NAME = f"img-load-{RUN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def running(
 
 
 def write_base_tree(path: Path) -> None:
-    """A root with a shell and `cat`, and the libraries that they need, from this machine."""
+    """A root with a shell and `cat`, and the libraries that they need, from this machine; no other run has it."""
     with tarfile.open(path, "w") as tar:
         needed = set()
         for program in ("/bin/cat", "/bin/dash"):
@@ -128,6 +128,9 @@ def write_base_tree(path: Path) -> None:
             needed |= {word for word in listed.split() if word.startswith("/")}
         for library in sorted(needed):
             tar.add(os.path.realpath(library), arcname=library)
+        own = tarfile.TarInfo("run")
+        own.size = len(RUN)
+        tar.addfile(own, io.BytesIO(RUN.encode()))
 
 
 def make_worker() -> Worker:

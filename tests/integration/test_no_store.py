@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import struct
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.weights.store import Store
 from tests.integration.bakery_case import BAKE, Bakery, Events, began, digest_of, dominant, draw
-from tests.integration.conftest import ROOT, run
+from tests.integration.conftest import ROOT, RUN, run
 from tests.integration.registry_case import running_registry
 from tests.standins.civitai import CivitaiFile, CivitaiModel, CivitaiVersion
 from tests.standins.registry import Answer, Seen, faulty_registry
@@ -32,7 +31,7 @@ NO_STORE = ("--no-store", "--push")
 CIRCLE = "a red circle on a white background"
 GONE = Fault(kind="status", status=404)
 SILENCE = Fault(kind="stall", after=1000)
-NAME = f"bakery-no-store-{time.time_ns()}"
+NAME = f"bakery-no-store-{RUN}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from bake.image.engine.docker import Engine
 from bake.image.engine.prune import Stale, find_used, list_images, plan_prune, remove_stale
 from bake.image.oci.model import LAYERS_LABEL
 from bake.plan.state import BuildFolder
-from tests.integration.conftest import ROOT, run
+from tests.integration.conftest import ROOT, RUN, run
 
-NAME = f"img-prune-{os.getpid()}"
+NAME = f"img-prune-{RUN}"
 BASES = f"{NAME}/base"
 WORKERS = f"{NAME}/worker"
 

@@ -9,7 +9,7 @@ import pytest
 
 from bake.plan.state import key_of
 from tests.integration.bakery_case import Bakery, make_bakery
-from tests.integration.conftest import run
+from tests.integration.conftest import RUN, run
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,9 @@ def bake_with_fault(
     """Warms up a base that has a fault; returns what bake said."""
     bakery = make_bakery(folder, engine, slim_image)
     (folder / "base").mkdir()
-    (folder / "base" / "Dockerfile").write_text(f"FROM {base}\nENV DEMO_FAULT={fault}\n")
+    (folder / "base" / "Dockerfile").write_text(
+        f"FROM {base}\nENV DEMO_FAULT={fault}\nLABEL run={RUN}\n"
+    )
     text = bakery.manifest.read_text()
     before = next(line for line in text.splitlines() if "dockerfile:" in line)
     indent = before[: len(before) - len(before.lstrip())]

@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,17 @@ class Fault:
     """Whether the request is carried out all the same."""
 
 
+@cache
+def read_document(path: Path) -> OpenAPI:
+    """Read once for all tests: the whole of RunPod's takes seconds."""
+    return OpenAPI.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 class RunpodApi:
     """The account. `seen` has every request; `invalid` what the document says against any of them."""
 
     def __init__(self, document: Path) -> None:
-        self._openapi = OpenAPI.from_dict(json.loads(document.read_text(encoding="utf-8")))
+        self._openapi = read_document(document)
         self.endpoints: dict[str, dict[str, Any]] = {}
         self.releases: dict[str, list[dict[str, Any]]] = {}
         self.jobs: dict[str, dict[str, Any]] = {}

@@ -1,14 +1,14 @@
-"""Which steps run again after an edit of each file of the tree: a copy is edited, file by file."""
+"""Which steps run again after an edit of each file of the tree, as if it were edited: file by file."""
 
 import fnmatch
-import json
-import os
-import shutil
-import subprocess
-import sys
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
+
+from bake.plan.state import Record
+from tests.a_plan import a_plan
 
 ROOT = Path(__file__).parents[2]
 AFTER = {
@@ -72,77 +72,45 @@ EXPECTED = {
     "**": NOTHING,
 }
 """The steps whose own document changes, by the first pattern that fits; what stands on them follows."""
-PLAN = """
-import json, sys
-from pathlib import Path
-from bake.image.build.base import plan_base
-from bake.lock import Lock, Pin
-from bake.manifest.load import parse_manifest
-from bake.pipeline import STEPS
-from bake.plan.plan import plan_bake
-from bake.plan.state import Record
-from bake.plan.step import Options, Situation
-from bake.settings import Settings
-
-TEXT = '''
-name: a-model
-family: sd1
-gpu: rtx-6000-ada
-checkpoint: civitai:1
-warmup: {prompt: a red circle}
-image: ghcr.io/you/a-model
-'''
-
-def plan(records):
-    manifest = parse_manifest(TEXT, Path("a-model.yaml"))
-    pin = Pin(key="checkpoint", role="checkpoint", name="a", source="civitai:1",
-              file_name="a.safetensors", size_bytes=1, sha256="a" * 64, url="")
-    return plan_bake(STEPS, Situation(
-        manifest=manifest, lock=Lock(manifest_name="a-model", family="sd1", pins=(pin,)),
-        options=Options(build_args={}), base=plan_base(manifest, build_args={}, settings=Settings()).document,
-        record=records.get, exists=lambda name, result: True, missing_pins=()))
-"""
-"""Defines `plan(records)`, for a process whose `bake` is another one than ours."""
-SCRIPT = f"""
-{PLAN}
-records = {{step.name: Record(document=dict(step.document), result={{}}) for step in plan({{}}).steps}}
-answer = {{}}
-for name in json.loads(sys.argv[1]):
-    path = Path(name)
-    before = path.read_bytes()
-    path.write_bytes(before + b"\\n# edited\\n")
-    answer[name] = {{step.name: step.why for step in plan(records).steps if step.runs}}
-    path.write_bytes(before)
-assert not any(step.runs for step in plan(records).steps)
-print(json.dumps(answer))
-"""
+PATTERNS = ("Dockerfile.*", "bake/**/*", "runtime/**/*", "requirements/**/*")
+NAMES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in PATTERNS
+    for path in ROOT.glob(pattern)
+    if path.is_file() and "__pycache__" not in path.parts
+)
+"""All that the program is made of."""
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A copy of what the program is made of, and the names of its files."""
-    copy = tmp_path_factory.mktemp("copy")
-    for folder in ("bake", "runtime", "requirements"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in ROOT.glob("Dockerfile.*"):
-        shutil.copy(path, copy)
-    names = [path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()]
-    return copy, sorted(names)
+@pytest.fixture
+def edits(monkeypatch: pytest.MonkeyPatch) -> dict[Path, bytes]:
+    """What reading a file gives in place of its bytes; nothing is written anywhere."""
+    instead: dict[Path, bytes] = {}
+    as_it_is = cache(Path.read_bytes)
+
+    def read_bytes(path: Path) -> bytes:
+        return instead[path] if path in instead else as_it_is(path)
+
+    def read_text(path: Path, encoding: str | None = None, errors: str | None = None) -> str:
+        return read_bytes(path).decode(encoding or "utf-8", errors or "strict")
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    return instead
 
 
-def run_again(copy: Path, names: list[str]) -> dict[str, dict[str, str]]:
+def run_again(edits: dict[Path, bytes], names: Iterable[str]) -> dict[str, dict[str, str]]:
     """For each file, the steps that run after an edit of it, and why."""
-    ended = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(names)],
-        cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    answer: dict[str, dict[str, str]] = json.loads(ended.stdout)
-    return answer
+    records = {
+        step.name: Record(document=dict(step.document), result={}) for step in a_plan({}).steps
+    }
+    found = {}
+    for name in names:
+        edits[ROOT / name] = (ROOT / name).read_bytes() + b"\n# edited\n"
+        found[name] = {step.name: step.why for step in a_plan(records).steps if step.runs}
+        edits.clear()
+    assert not any(step.runs for step in a_plan(records).steps)
+    return found
 
 
 def expected(name: str) -> set[str]:
@@ -155,26 +123,20 @@ def expected(name: str) -> set[str]:
     return steps
 
 
-def test_an_edit_of_each_file_runs_exactly_the_right_steps_again(
-    files: tuple[Path, list[str]],
-) -> None:
-    copy, names = files
-    found = run_again(copy, names)
+def test_an_edit_of_each_file_runs_exactly_the_right_steps_again(edits: dict[Path, bytes]) -> None:
     wrong = {
         name: f"{sorted(ran)}, not {sorted(expected(name))}"
-        for name, ran in found.items()
+        for name, ran in run_again(edits, NAMES).items()
         if set(ran) != expected(name)
     }
     assert wrong == {}, "if these are the right steps, say so in EXPECTED"
 
 
-def test_the_edited_file_is_named_with_both_hashes(files: tuple[Path, list[str]]) -> None:
-    copy, _ = files
+def test_the_edited_file_is_named_with_both_hashes(edits: dict[Path, bytes]) -> None:
     name = "runtime/webui/process.py"
-    assert run_again(copy, [name])[name]["warmup"].startswith(f"{name} changed (")
+    assert run_again(edits, [name])[name]["warmup"].startswith(f"{name} changed (")
 
 
-def test_every_pattern_is_of_a_file(files: tuple[Path, list[str]]) -> None:
-    _, names = files
-    unused = [each for each in EXPECTED if not fnmatch.filter(names, each)]
+def test_every_pattern_is_of_a_file() -> None:
+    unused = [each for each in EXPECTED if not fnmatch.filter(NAMES, each)]
     assert unused == []

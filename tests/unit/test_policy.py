@@ -53,7 +53,10 @@ def test_addresses_that_are_never_asked(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["https://example.com/x?token=s", "https://1.1.1.1/x"])
 def test_public_addresses_are_asked(url: str) -> None:
+    """A list of hosts, where there is one, is what refuses them."""
     HostPolicy().check_url(url)
+    with pytest.raises(WeightsError, match="is not a host that files may come from"):
+        HostPolicy(hosts=("other.example",)).check_url(url)
 
 
 def test_names_and_suffixes() -> None:

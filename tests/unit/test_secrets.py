@@ -111,7 +111,7 @@ class Private(SimpleHTTPRequestHandler):
 @contextmanager
 def serving(folder: Path) -> Iterator[int]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Private, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield server.server_address[1]
     finally:

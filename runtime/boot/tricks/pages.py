@@ -29,6 +29,8 @@ PART_OF_BLOCK = 8
 """A block is listed if at least one in so many of its pages was touched."""
 SMALL_BYTES = 4 << 20
 """Files that were opened, not mapped, are listed up to this size."""
+NO_INPUTS = ("/dev/", "/proc/", "/sys/", "/tmp/", "/run/", "/memfd:")  # noqa: S108
+"""What lies below is made by a start, or by the kernel."""
 
 
 def install(context: Context) -> None:
@@ -83,7 +85,7 @@ def make_list(opened: Iterable[str], *, leave_out: Iterable[str], before: float)
 
 
 def _size(path: str, before: float) -> int:
-    if path.startswith(("/dev/", "/proc/", "/sys/", "/tmp/", "/run/", "/memfd:")):  # noqa: S108
+    if path.startswith(NO_INPUTS):
         return 0
     try:
         found = os.stat(path)  # noqa: PTH116
