@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from bake.image.build.base import plan_base
 from bake.lock import Lock, Pin
 from bake.manifest.load import parse_manifest
+from bake.manifest.model import Manifest
 from bake.pipeline import STEPS
 from bake.plan.plan import Plan, plan_bake
 from bake.plan.state import Record
@@ -34,9 +36,14 @@ PIN = Pin(
 )
 
 
+@cache
+def _manifest() -> Manifest:
+    return parse_manifest(TEXT, Path("a-model.yaml"))
+
+
 def a_plan(records: Mapping[str, Record]) -> Plan:
     """What would run after steps whose documents are these, all of whose results are there."""
-    manifest = parse_manifest(TEXT, Path("a-model.yaml"))
+    manifest = _manifest()
     return plan_bake(
         STEPS,
         Situation(

@@ -9,9 +9,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.constructor import ConstructorError, RoundTripConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 KeyPath = tuple[str | int, ...]
+_DEEPEST = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class YamlError(ValueError):
 def parse_yaml(text: str) -> Document:
     """Parses one YAML document whose top level is a mapping. Raises YamlError otherwise."""
     try:
-        _refuse_aliases(text)
+        _refuse_what_no_manifest_needs(text)
         yaml = YAML(typ="rt")
         yaml.Constructor = _Constructor
         data = yaml.load(text)
@@ -94,11 +95,16 @@ class _Constructor(RoundTripConstructor):
 _Constructor.add_constructor(None, _Constructor.construct_undefined)
 
 
-def _refuse_aliases(text: str) -> None:
-    """An alias bomb of a few lines expands to gigabytes, and no manifest needs an alias."""
+def _refuse_what_no_manifest_needs(text: str) -> None:
+    """An alias bomb of a few lines expands to gigabytes; 3,000 open brackets take ruamel.yaml 20 seconds."""
+    depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
+        line = event.start_mark.line + 1
         if isinstance(event, AliasEvent):
-            raise YamlError("YAML aliases (*name) are not accepted", event.start_mark.line + 1)
+            raise YamlError("YAML aliases (*name) are not accepted", line)
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise YamlError("it is nested too deeply", line)
 
 
 def _place(node: Any, part: str | int) -> tuple[int, int] | None:

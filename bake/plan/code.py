@@ -75,6 +75,7 @@ def _expand(module: str) -> Iterator[str]:
         yield ".".join([package, *(part for part in parts if part != "__init__")])
 
 
+@cache
 def _shapes_nothing(module: str) -> bool:
     return any(module == each or module.startswith(f"{each}.") for each in SHAPES_NOTHING)
 

@@ -101,10 +101,10 @@ def edits(monkeypatch: pytest.MonkeyPatch) -> dict[Path, bytes]:
 
 def run_again(edits: dict[Path, bytes], names: Iterable[str]) -> dict[str, dict[str, str]]:
     """For each file, the steps that run after an edit of it, and why."""
-    records = {
+    records: dict[str, Record] = {
         step.name: Record(document=dict(step.document), result={}) for step in a_plan({}).steps
     }
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for name in names:
         edits[ROOT / name] = (ROOT / name).read_bytes() + b"\n# edited\n"
         found[name] = {step.name: step.why for step in a_plan(records).steps if step.runs}

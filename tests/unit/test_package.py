@@ -36,8 +36,9 @@ def test_everything_that_bake_imports_is_installed_with_it() -> None:
     # packages_distributions() of Python 3.10 knows only what top_level.txt names
     where: dict[str, set[str]] = {}
     for each in distributions():
+        name = each.name  # which reads the metadata each time
         for file in each.files or ():
-            where.setdefault(file.parts[0].removesuffix(".py"), set()).add(each.name)
+            where.setdefault(file.parts[0].removesuffix(".py"), set()).add(name)
     foreign = {
         module: path.relative_to(ROOT).as_posix()
         for path in (ROOT / "bake").rglob("*.py")

@@ -27,10 +27,9 @@ from tests.unit.test_assemble import CONFIG, THIN, WEIGHTS, make_base
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 CONSOLE = Console(quiet=True)
 REFERENCE = f"{HOST}/you/model:1"
-STATUSES = (100, 103, 199, 200, 201, 202, 203, 204, 206, 226, 300, 301, 304, 307, 308, 399, 400, 401, 403,
-            404, 405, 408, 409, 410, 413, 416, 418, 422, 429, 451, 500, 501, 503, 507, 511, 522, 530, 599)  # fmt: skip
+STATUSES = (100, 200, 202, 204, 206, 301, 307, 400, 401, 403, 404, 405, 409, 413, 416, 418, 429, 500, 503, 507, 522)  # fmt: skip
 """tests/integration/test_registry_answers.py takes all of them, and 2,000 random answers."""
-RANDOM_ANSWERS = 60
+RANDOM_ANSWERS = 20
 """For each operation."""
 
 
@@ -148,7 +147,7 @@ def answer_for_good(operation: Operation, statuses: Iterable[int]) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_any_status_in_passing_is_outlived_where_it_may_pass(operation: Operation) -> None:
-    for status in (408, 425, 429, 500, 502, 503, 504, 520, 524, 530):
+    for status in (408, 429, 500, 502, 504, 522):
         left = [Reply(status=status), Reply(status=status, headers={"Retry-After": "1"})]
         registry = answering(operation, partial(_popped, left))
         said = outcome(registry, operation)
@@ -272,7 +271,7 @@ def test_our_own_count_holds_where_a_range_is_no_answer(status: int, said: str |
 
     registry.rule = rule
     image = on_a_mounted_base(registry)
-    push(image, registry, chunk_bytes=3)
+    push(image, registry, chunk_bytes=100)
     assert registry.tags["you/model:1"] == image.manifest_json
     assert "ask upload" not in registry.asked
 

@@ -4,9 +4,10 @@ import io
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
@@ -14,7 +15,8 @@ from runtime.files.errors import WeightsError
 from runtime.files.safetensors import DTYPE_BITS, MAX_HEADER_BYTES, Header, parse_header
 
 ODD_TYPES = ["u8", "F8_E3M4", "C128", "I4", "F128", "", "F32 "]
-MAX_EXAMPLES = 300
+EXAMPLES = settings(max_examples=60)
+"""tests/integration/test_safetensors_at_length.py takes 300 of each."""
 
 
 def file_of(header: bytes, data: bytes = b"") -> bytes:
@@ -158,10 +160,21 @@ def odd_headers(draw: st.DrawFn) -> bytes:
     return file_of(text, data)
 
 
-@settings(
-    max_examples=MAX_EXAMPLES, deadline=None, suppress_health_check=[*HealthCheck], derandomize=True
-)
-@given(layout=layouts(), metadata=st.dictionaries(st.text(max_size=3), st.text(max_size=3)))
+BY_THE_BOOK: dict[str, Any] = {
+    "layout": layouts(),
+    "metadata": st.dictionaries(st.text(max_size=3), st.text(max_size=3)),
+}
+NEARLY_RIGHT: dict[str, Any] = {"content": odd_headers()}
+CHANGED: dict[str, Any] = {
+    "layout": layouts(),
+    "edits": st.lists(
+        st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3
+    ),
+}
+
+
+@EXAMPLES
+@given(**BY_THE_BOOK)
 def test_what_is_written_by_the_book(
     folder: Path, layout: tuple[list[tuple[str, dict[str, object]]], int], metadata: dict[str, str]
 ) -> None:
@@ -170,21 +183,14 @@ def test_what_is_written_by_the_book(
     compare(file_of(header, bytes(size)), folder)
 
 
-@settings(
-    max_examples=MAX_EXAMPLES, deadline=None, suppress_health_check=[*HealthCheck], derandomize=True
-)
-@given(content=odd_headers())
+@EXAMPLES
+@given(**NEARLY_RIGHT)
 def test_what_is_nearly_right(folder: Path, content: bytes) -> None:
     compare(content, folder)
 
 
-@settings(
-    max_examples=MAX_EXAMPLES, deadline=None, suppress_health_check=[*HealthCheck], derandomize=True
-)
-@given(
-    layout=layouts(),
-    edits=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
-)
+@EXAMPLES
+@given(**CHANGED)
 def test_bytes_that_are_changed(
     folder: Path,
     layout: tuple[list[tuple[str, dict[str, object]]], int],

@@ -95,13 +95,17 @@ def test_the_order_of_what_was_found_does_not_matter() -> None:
 def test_another_process_writes_the_same() -> None:
     """Whose sets have another order."""
     code = (
-        "from tests.unit.test_sbom import *\nworker, lock = locked()\n"
-        "print(make_sbom(worker=worker, lock=lock, packages=PACKAGES), end='')"
+        "import sys\nfrom bake.image.final.packages import Package\n"
+        "from bake.image.final.sbom import make_sbom\nfrom bake.lock import Lock\n"
+        "from runtime.worker import Worker\n_, worker, lock, packages = sys.argv\n"
+        "print(make_sbom(worker=Worker.from_json(worker), lock=Lock.from_json(lock),"
+        " packages=eval(packages)), end='')"
     )
     worker, lock = locked()
+    given = (worker.to_json(), lock.to_json(), repr(PACKAGES))
     for seed in ("1", "2"):
         ended = subprocess.run(
-            [sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, text=True,
+            [sys.executable, "-c", code, *given], cwd=Path(__file__).parents[2], check=True, text=True,
             capture_output=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
         )  # fmt: skip
         assert ended.stdout == make_sbom(worker=worker, lock=lock, packages=PACKAGES)
