@@ -216,7 +216,7 @@ class Settings:
     runpod_token: str | None = _variable("RUNPOD_API_KEY", _token, "an API key with read and write access to Serverless; sent to RunPod, nowhere else", is_secret=True)
     # fmt: on
     backoff_s: float = 1.0
-    """Seconds of pause after the second failure in a row; doubled at each further one, up to 30."""
+    """As `runtime.retry.Retry` has it, for sources."""
 
     @property
     def kept(self) -> Path:

@@ -49,7 +49,7 @@ class Settings:
     interrupt_timeout_s: float = _variable("INTERRUPT_TIMEOUT_S", 20.0, "an interrupted picture must end within this")
     term_grace_s: float = _variable("TERM_GRACE_S", 25.0, "how long a job may go on after SIGTERM before it is interrupted")
     attempts: int = _variable("ATTEMPTS", 3, "tries of one generation, where another try is safe")
-    retry_wait_s: float = _variable("RETRY_WAIT_S", 5.0, "wait before the second try; then twice")
+    retry_wait_s: float = _variable("RETRY_WAIT_S", 5.0, "longest wait before the second try; doubled before each further one")
     restarts: int = _variable("WEBUI_RESTARTS", 1, "how often a dead webui is started again")
     oom: str = _variable("OOM", "fail", "out of memory: `fail`, or `split` a batch into smaller ones (the same pictures)", "fail", "split")
     progress_s: float = _variable("PROGRESS_S", 2.0, "least time between progress reports; 0: none")

@@ -5,8 +5,8 @@ The token goes to the API's host, and to the hosts that RunPod names as an endpo
 
 from __future__ import annotations
 
+import itertools
 import json
-import random
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,11 @@ import requests
 from bake.certificates import trusted_certificates
 from bake.errors import ManifestError, PushError
 from bake.image.registry.transport import NoNetrc, Transient
-from bake.retry import TRANSIENT_STATUSES
 from bake.settings import Settings
 from runtime.files.answers import retry_after_s
+from runtime.files.http import Session
+from runtime.retry import MAX_ASKED_S, TRANSIENT_STATUSES, USUAL
 
-_ATTEMPTS = 5
-_MOST_WAIT_S = 60.0
 _CONNECT_S = 15
 _READ_S = 60
 _KEY_HINT = "make a key under Settings, API Keys in RunPod's console, and put it in RUNPOD_API_KEY, or its file's path in RUNPOD_API_KEY_FILE"
@@ -99,11 +98,9 @@ class RunpodClient:
 
     url: str
     token: str = field(repr=False)
-    backoff_s: float = 1.0
-    """Before a second try; doubled at each, with jitter. What the server asks for wins."""
 
     def __post_init__(self) -> None:
-        self._session = requests.Session()
+        self._session = Session()
         self._session.auth = NoNetrc()
 
     def trust(self, bundle: str) -> None:
@@ -217,17 +214,17 @@ class RunpodClient:
     ) -> Any:
         """The JSON of an answer that means success; tried again where that is safe."""
         was_sent = False
-        for attempt in range(1, _ATTEMPTS + 1):
+        for tries in itertools.count(1):
             try:
                 with self._send(method, path, body) as answer:
                     return _read(answer)
             except Transient as error:
                 if method == "DELETE" and was_sent and "404" in error.what:
                     return None
-                if attempt == _ATTEMPTS or not (is_repeatable or error.counts is False):
-                    raise _give_up(error, attempt, self.url, is_repeatable=is_repeatable) from error
-                pause_s = self.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311
-                time.sleep(min(pause_s if error.wait_s is None else error.wait_s, _MOST_WAIT_S))
+                pause_s = USUAL.pause_s(tries, asked_s=error.wait_s)
+                if pause_s is None or not (is_repeatable or error.counts is False):
+                    raise _give_up(error, tries, self.url, is_repeatable=is_repeatable) from error
+                time.sleep(pause_s)
             except PushError as error:
                 if method == "DELETE" and was_sent and "404" in error.what:
                     return None
@@ -294,15 +291,21 @@ class RunpodClient:
         return f", {line.replace(self.token, '***')}" if line else ""
 
 
-def _give_up(error: Transient, attempts: int, url: str, *, is_repeatable: bool) -> PushError:
+def _give_up(error: Transient, tries: int, url: str, *, is_repeatable: bool) -> PushError:
     if not is_repeatable and error.counts:
         return PushError(
             f"{error.what}: whether the endpoint was made is not known",
             where=url,
             hint="run the command again: it finds the endpoint by its name if it is there",
         )
+    if (error.wait_s or 0) > MAX_ASKED_S:
+        return PushError(
+            f"{error.what}, and asks to wait {error.wait_s:.0f} s",
+            where=url,
+            hint="run the command again then; nothing is half-done that it does not finish",
+        )
     return PushError(
-        f"{error.what}, {attempts} times in a row",
+        f"{error.what}, {tries} times in a row",
         where=url,
         hint="see status pages and network; nothing is half-done that the same command does not finish",
     )

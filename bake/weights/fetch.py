@@ -35,11 +35,12 @@ from runtime.files.answers import (
 )
 from runtime.files.errors import WeightsError
 from runtime.files.sniff import SNIFF_BYTES, identify_start
+from runtime.retry import Retry
 
 LOOK_BYTES = 4 << 20
 """Enough for the header of nearly every file; only as much as the header has is read."""
 _READ_BYTES = 64 << 10
-_RETRIES = 2
+_LOOK_ATTEMPTS = 3
 
 
 def fetch_pin(
@@ -187,14 +188,14 @@ def _size_in(response: requests.Response) -> int | None:
 
 
 def _open_start(context: Context, remote: Remote) -> requests.Response:
-    for failures in itertools.count(1):
+    retry = Retry(attempts=_LOOK_ATTEMPTS, backoff_s=context.settings.backoff_s)
+    for tries in itertools.count(1):
         try:
             response = remote.open_range(0, LOOK_BYTES)
             refuse_page(response, remote.url)
             return response
         except RetryableError as failure:
-            backoff_s = context.settings.backoff_s
-            time.sleep(pause_after(failure, failures, most=_RETRIES, backoff_s=backoff_s))
+            time.sleep(pause_after(failure, tries, retry))
     raise AssertionError("unreachable")
 
 
@@ -220,7 +221,7 @@ def _download(
             size_bytes=size_bytes,
             sha256=sha256,
             connections=context.settings.connections or connections,
-            backoff_s=context.settings.backoff_s,
+            retry=Retry(backoff_s=context.settings.backoff_s),
             on_bytes=progress.advance,
             on_size=lambda size: _check_space(context, key, size, what=label),
             on_retry=say_retry,

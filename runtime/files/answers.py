@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import random
 import re
 import time
 from collections.abc import Callable
@@ -16,13 +15,9 @@ from urllib3.exceptions import HTTPError
 from runtime.files.errors import WeightsError
 from runtime.files.policy import show_url
 from runtime.files.sniff import LFS_HINT, LFS_POINTER, SNIFF_BYTES, describe, identify_start
+from runtime.retry import TRANSIENT_STATUSES, Retry
 
-MAX_RETRY_AFTER_S = 120.0
-"""A server that asks for more is not waited for."""
-_MAX_BACKOFF_S = 30.0
 _CONTENT_RANGE = re.compile(r"^bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)$")
-RETRIED = frozenset({408, 425, 500, 502, 503, 504, *range(520, 531)})
-"""Statuses that pass by themselves; 520 to 530 are Cloudflare's, for an origin that it does not reach."""
 _PACKINGS = {"gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd", "dcb", "dcz"}
 """Of IANA's registry of content codings (EXI and pack200 are of XML and Java)."""
 ANOTHER_WAY = (
@@ -36,7 +31,7 @@ class RetryableError(Exception):
     Args:
         failure: What is raised when it does not.
         wait_s: Seconds that the server asks us to wait.
-        attempts: How often it is tried again at most; None for the download's own limit.
+        attempts: Tries in all, at most; None for as many as the rule of the undertaking allows.
     """
 
     def __init__(
@@ -50,36 +45,16 @@ class RetryableError(Exception):
         self.attempts = attempts
 
 
-def pause_after(
-    failure: RetryableError,
-    failures: int,
-    *,
-    most: int,
-    backoff_s: float,
-    in_vain: int | None = None,
-) -> float:
-    """The one rule of repeating: seconds until the next attempt.
-
-    Args:
-        failure: What happened; its own `attempts` may lower `most`.
-        failures: How many there were in a row, this one included.
-        most: After so many failures there is another attempt, after one more there is none.
-        backoff_s: The pause after the second; a tenth after the first, since most cuts are single events,
-            and doubled after each further one, up to half a minute.
-        in_vain: How many of them count against `most`, where others got on meanwhile.
+def pause_after(failure: RetryableError, tries: int, retry: Retry) -> float:
+    """Seconds until the next try, after so many in a row.
 
     Raises:
-        WeightsError: the failure itself, when it is the last or its server asks to wait for too long.
+        WeightsError: the failure itself, where there is no other try.
     """
-    most = most if failure.attempts is None else min(most, failure.attempts)
-    counted = failures if in_vain is None else in_vain
-    if counted > most or (failure.wait_s or 0) > MAX_RETRY_AFTER_S:
+    pause_s = retry.at_most(failure.attempts).pause_s(tries, asked_s=failure.wait_s)
+    if pause_s is None:
         raise failure.failure
-    if failure.wait_s:  # a server that says 0, or a time that has passed, gets our own pause
-        return failure.wait_s
-    wait_s = min(_MAX_BACKOFF_S, backoff_s * (0.1 if failures == 1 else 2.0 ** (failures - 2)))
-    # Connections that broke together do not come back in step.
-    return wait_s * random.uniform(0.5, 1.0)  # noqa: S311
+    return pause_s
 
 
 Explain = Callable[[requests.Response, str], Exception]
@@ -94,7 +69,7 @@ def explain_plainly(response: requests.Response, url: str) -> Exception:
     if status == 429:
         error = WeightsError("quota", "the server refuses further requests (429)", where=where)
         return RetryableError(error, wait_s=wait_s) if wait_s is not None else error
-    if status in RETRIED:
+    if status in TRANSIENT_STATUSES:
         error = WeightsError(
             "server",
             f"the server is in trouble (HTTP {status})",

@@ -30,10 +30,9 @@ from runtime.files.answers import (
 from runtime.files.errors import FailureKind, WeightsError, disk_errors
 from runtime.files.http import Client, Credentials, Timeouts
 from runtime.files.policy import HostPolicy, show_url
+from runtime.retry import USUAL, Retry
 
 _READ_BYTES = 256 << 10
-_MAX_FAILURES = 6
-"""In a row, without a byte between them."""
 _MAX_STARTS = 6
 """From the first byte, of a server that does not continue what it broke off."""
 _EXPIRED = {401, 403, 410}
@@ -61,7 +60,7 @@ def fetch_url(
     sha256: str | None = None,
     credentials: Credentials | None = None,
     cancelled: threading.Event | None = None,
-    backoff_s: float = 1.0,
+    retry: Retry = USUAL,
 ) -> Fetched:
     """Downloads `url` to `target`, which appears complete or not at all; nothing else stays.
 
@@ -76,7 +75,7 @@ def fetch_url(
         sha256: The digest that the file must have.
         credentials: A header for one origin; never sent anywhere else.
         cancelled: Ends the download when it is set.
-        backoff_s: Seconds of the pause after a second failure in a row, doubled after each further one.
+        retry: How often in a row, without a byte between.
 
     Raises:
         WeightsError: kinds `host`, `redirect`, `login`, `tls`, `connection`, `stalled`, `too_slow`,
@@ -89,7 +88,7 @@ def fetch_url(
             with disk_errors(part):
                 file = part.open("wb", buffering=0)
             with file:
-                found = stream.receive(file, backoff_s)
+                found = stream.receive(file, retry)
                 with disk_errors(part):
                     os.fsync(file.fileno())
             if sha256 not in (None, found):
@@ -132,20 +131,19 @@ class _Stream:
         self._starts = 0
         self._received = 0
 
-    def receive(self, file: BinaryIO, backoff_s: float) -> str:
+    def receive(self, file: BinaryIO, retry: Retry) -> str:
         """The SHA256 of the file, once all of it is there."""
-        failures = 0
+        tries = 0
         while True:
             before = self._received
             try:
-                self._attempt(file)
+                self._try(file)
                 return self._digest.hexdigest()
             except RetryableError as error:
-                failures = 1 if self._received > before else failures + 1
-                wait_s = pause_after(error, failures, most=_MAX_FAILURES, backoff_s=backoff_s)
-                self._pause(wait_s)
+                tries = 1 if self._received > before else tries + 1
+                self._pause(pause_after(error, tries, retry))
 
-    def _attempt(self, file: BinaryIO) -> None:
+    def _try(self, file: BinaryIO) -> None:
         self._check_going()
         with self._open() as response:
             self._begin(file, response)

@@ -26,7 +26,7 @@ from runtime.files.policy import HostPolicy, is_loopback_host, show_url
 USER_AGENT = "bakery/1 (+python-requests)"
 """CivitAI answers a browser's name with login pages, and urllib's own with 403."""
 MAX_REDIRECTS = 5
-REDIRECTS = {301, 302, 303, 307, 308}
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _IN_ADDRESSES = "!#$%&'()*+,/:;=?@[]~"
 _CREDENTIALS = {"authorization", "cookie", "proxy-authorization"}
 
@@ -56,7 +56,7 @@ class Credentials:
         return _origin(url) == _origin(self.origin)
 
 
-class _Session(requests.Session):
+class Session(requests.Session):
     """Follows nothing, also not in thought: requests decodes a Location that nobody asked it to follow."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002
@@ -81,7 +81,7 @@ class Client:
         self.timeouts = timeouts or Timeouts()
         self.credentials = credentials
         self._proxies_from_environment = proxies_from_environment
-        self.session = _Session()
+        self.session = Session()
         self.session.trust_env = False
         self.session.headers.clear()
         self.session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
@@ -166,7 +166,9 @@ class Client:
         target = response.headers.get("Location")
         if not target:
             raise WeightsError("redirect", "a redirect that names no target", where=show_url(at))
-        return check_redirect(at, _encoded(target), self.policy, login_hint=self._login_hint)
+        return check_redirect(
+            at, encoded_location(target), self.policy, login_hint=self._login_hint
+        )
 
     def _proxies(self, url: str) -> dict[str, str]:
         if not self._proxies_from_environment or is_loopback_host(urlsplit(url).hostname or ""):
@@ -204,7 +206,7 @@ def check_redirect(url: str, target: str, policy: HostPolicy, *, login_hint: str
     return absolute
 
 
-def _encoded(location: str) -> str:
+def encoded_location(location: str) -> str:
     """A Location as it came, byte for byte, with what an address cannot hold encoded once.
 
     Many servers send raw UTF-8, which http.client hands over as Latin-1; encoded as it stands, it would

@@ -20,6 +20,7 @@ import requests
 from runtime.clock import clock
 from runtime.errors import JobError
 from runtime.job.vendors import REGION_CODES, WORDS, read_host
+from runtime.retry import TRANSIENT_STATUSES
 from runtime.settings import Settings
 
 _SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
@@ -219,7 +220,7 @@ class Bucket:
             detail = detail.replace(secret, "***")
         detail = re.sub(r"\?\S*X-Amz-\S*", "?***", detail)
         # What the bucket itself refuses or sends elsewhere stays so until the operator changes something.
-        is_final = 300 <= status < 500 and status not in (408, 429)
+        is_final = 300 <= status < 500 and status not in TRANSIENT_STATUSES
         return JobError(
             "storage_failed",
             f"{what}: {code}{words and f', {words}'}",

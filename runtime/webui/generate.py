@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from runtime.clock import clock
 from runtime.errors import JobError
 from runtime.log import Counters, log
+from runtime.retry import Retry
 from runtime.settings import Settings
 from runtime.webui.client import WebuiAnswerError, WebuiError, WebuiUnreachableError
 from runtime.webui.keeper import Keeper
@@ -199,12 +201,16 @@ class Generator:
         if dead and began:
             what = "the webui ended while it drew"
             raise JobError("webui_unavailable", what, refresh=True) from error
-        wait_s = 0.0 if dead else self._settings.retry_wait_s * 2 ** (attempt - 1)
-        late = clock.now() + wait_s > min(deadline, self._keeper.stop_at)
-        if permanent or late or attempt >= self._settings.attempts:
+        wait_s = 0.0 if dead else self._settings.retry_wait_s
+        retry = Retry(
+            attempts=self._settings.attempts, first_s=wait_s, backoff_s=2 * wait_s, most_s=math.inf
+        )
+        left_s = min(deadline, self._keeper.stop_at) - clock.now()
+        pause_s = retry.pause_s(attempt, left_s=left_s)
+        if permanent or pause_s is None:
             raise JobError("generation_failed", "the webui could not draw this") from error
         self._counters.add("retries")
-        await asyncio.sleep(wait_s)
+        await asyncio.sleep(pause_s)
 
 
 def _forget(future: asyncio.Future[Any]) -> None:

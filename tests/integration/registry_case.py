@@ -29,10 +29,11 @@ from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.push import PushReport, push_image
 from bake.image.registry.transport import RegistryOptions
+from runtime.retry import Retry
 from tests.integration.conftest import run
 
 IMAGE = "registry:2.8.3"
-QUICK = RegistryOptions(attempts=4, backoff_s=0.005, parallel=2)
+QUICK = RegistryOptions(retry=Retry(attempts=4, backoff_s=0.005), parallel=2)
 CONSOLE = Console(quiet=True)
 
 

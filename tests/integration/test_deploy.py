@@ -16,6 +16,7 @@ from bake.deploy import release
 from bake.deploy.client import RunpodClient
 from bake.deploy.desired import MARKER
 from bake.errors import PushError
+from runtime.retry import Retry
 from tests.standins.runpod_api import DOCUMENTS, PNG, TOKEN, RunpodApi
 
 FIRST = f"ghcr.io/you/shapes@sha256:{'1' * 64}"
@@ -78,7 +79,7 @@ def shell(
     monkeypatch.setenv("RUNPOD_API_URL", api.url)
     monkeypatch.setenv("RUNPOD_API_KEY", TOKEN)
     monkeypatch.setattr(release, "_POLL_S", 0.01)
-    monkeypatch.setattr(client_module, "_MOST_WAIT_S", 0.01)
+    monkeypatch.setattr(client_module, "USUAL", Retry(backoff_s=0.01))
     monkeypatch.chdir(tmp_path)
     return Shell(tmp_path, api, capfd)
 
@@ -312,7 +313,7 @@ def test_what_passes_is_tried_again(shell: Shell, status: int) -> None:
 
 def test_what_does_not_pass_ends(shell: Shell) -> None:
     shell.api.fail("GET", "/v2/serverless", 503, times=99)
-    assert "HTTP 503, because, 5 times in a row" in shell.deploy(code=7)
+    assert "HTTP 503, because, 7 times in a row" in shell.deploy(code=7)
 
 
 @pytest.mark.parametrize("status", [500, 504, 0])
@@ -338,7 +339,7 @@ def test_answers_that_are_not_documented(shell: Shell) -> None:
     shell.api.fail("GET", "/v2/serverless", 200, body=b'{"endpoints": [{}]}')
     assert "RunPod's answer lacks 'id' of an endpoint" in shell.deploy(code=7)
     shell.api.fail("GET", "/v2/serverless", 200, body=b"<html>", times=99)
-    assert "HTTP 200 without JSON, 5 times in a row" in shell.deploy(code=7)
+    assert "HTTP 200 without JSON, 7 times in a row" in shell.deploy(code=7)
 
 
 def test_a_job_that_fails(shell: Shell) -> None:

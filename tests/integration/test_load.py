@@ -46,6 +46,7 @@ from bake.lock import Lock
 from bake.plan.state import BuildFolder
 from bake.plan.step import pinned_weights
 from benchmarks.images import can_start_engines, private_engine
+from runtime.retry import Retry
 from runtime.worker import WORKER_FILE, Webui, Weights, Worker
 from tests.integration.conftest import ROOT, RUN, run
 from tests.unit.test_verify import make_lock
@@ -486,7 +487,7 @@ def test_skopeo_agrees(
     engine: dict[str, str], registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where it is installed, as in CI; else the layout is read back by our own reader."""
-    options = RegistryOptions(attempts=2)
+    options = RegistryOptions(retry=Retry(attempts=2))
     for name, value in engine.items():
         monkeypatch.setenv(name, value)
     with Engine(CONSOLE) as entered:

@@ -17,6 +17,7 @@ from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.transport import RegistryOptions
 from bake.image.source import read_from_registry
+from runtime.retry import Retry
 from tests.integration.registry_case import (
     QUICK,
     fetch_and_compare,
@@ -149,7 +150,7 @@ def test_a_registry_that_takes_small_bodies_only_gets_small_pieces(
 
 def test_pieces_of_a_chosen_size(registry: str, repository: str, tmp_path: Path) -> None:
     image = make_image(tmp_path)
-    options = RegistryOptions(attempts=2, backoff_s=0.01, chunk_bytes=100_000)
+    options = RegistryOptions(retry=Retry(attempts=2, backoff_s=0.01), chunk_bytes=100_000)
     with faulty_registry(registry) as proxy:
         push(image, f"{proxy.host}/{repository}:1", options=options)
         sizes = {int(seen.headers["Content-Length"]) for seen in proxy.methods("PATCH")}
@@ -165,7 +166,7 @@ def test_a_registry_whose_range_does_not_advance_is_not_believed(
     def rule(seen: Seen) -> Action:
         return Change(headers={"Range": "0-0"}) if seen.method == "PATCH" else None
 
-    options = RegistryOptions(attempts=4, backoff_s=0.005, chunk_bytes=100_000)
+    options = RegistryOptions(retry=Retry(attempts=4, backoff_s=0.005), chunk_bytes=100_000)
     with faulty_registry(registry, rule) as proxy:
         push(image, f"{proxy.host}/{repository}:1", options=options)
         asked = [seen for seen in proxy.methods("GET") if "/uploads/" in seen.path]

@@ -15,6 +15,7 @@ from bake.image.oci.model import sha256_digest
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.transport import RegistryOptions, Transient, tls_failure
+from runtime.retry import Retry
 from tests.integration.registry_case import (
     QUICK,
     fetch_and_compare,
@@ -176,12 +177,12 @@ def test_tls_with_a_certificate_of_our_own(registry: str, repository: str, tmp_p
         with pytest.raises(PushError, match="TLS certificate is not trusted") as caught:
             push(image, f"{proxy.host}/{repository}:1")
         assert "BAKE_CA_BUNDLE" in str(caught.value)
-        trusting = RegistryOptions(attempts=2, backoff_s=0.01, ca_bundle=certificate)
+        trusting = RegistryOptions(retry=Retry(attempts=2, backoff_s=0.01), ca_bundle=certificate)
         push(image, f"{proxy.host}/{repository}:1", options=trusting)
         folder = tmp_path / "certs.d" / proxy.host
         folder.mkdir(parents=True)
         (folder / "ca.crt").write_bytes(certificate.read_bytes())
-        by_folder = RegistryOptions(attempts=2, certs_folder=tmp_path / "certs.d")
+        by_folder = RegistryOptions(retry=Retry(attempts=2), certs_folder=tmp_path / "certs.d")
         push(image, f"{proxy.host}/{repository}:2", options=by_folder)
     fetch_and_compare(image, f"{registry}/{repository}:1")
 
@@ -199,7 +200,7 @@ def test_a_connection_that_breaks_under_tls_is_no_matter_of_trust(
             return Cut(after_bytes=0, loses_answer=True)
         return None
 
-    trusting = RegistryOptions(attempts=5, backoff_s=0.01, ca_bundle=certificate)
+    trusting = RegistryOptions(retry=Retry(attempts=5, backoff_s=0.01), ca_bundle=certificate)
     with faulty_registry(registry, rule, tls=context) as proxy:
         push(image, f"{proxy.host}/{repository}:1", options=trusting)
         assert len(proxy.methods("PATCH")) > 3

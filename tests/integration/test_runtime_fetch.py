@@ -13,6 +13,7 @@ from runtime.files.errors import WeightsError
 from runtime.files.fetch import Fetched, fetch_url
 from runtime.files.http import Timeouts
 from runtime.files.policy import HostPolicy
+from runtime.retry import Retry
 from tests.standins import models
 from tests.standins.http_server import Request
 from tests.standins.storage import Blob, Fault, FaultKind, Storage, always, in_turn
@@ -56,7 +57,7 @@ class Fetcher:
             max_bytes=max_bytes,
             sha256=sha256,
             cancelled=cancelled,
-            backoff_s=0.001,
+            retry=Retry(backoff_s=0.001),
         )
 
     def fail(self, text: str, **arguments: float | str | threading.Event) -> WeightsError:

@@ -21,6 +21,7 @@ from bake.image.registry.upload import Blob, Uploader
 from bake.weights.transfer.remote import Remote
 from runtime.files.http import Client, Timeouts
 from runtime.files.policy import HostPolicy
+from runtime.retry import Retry
 from tests.integration.registry_case import (
     CONSOLE,
     QUICK,
@@ -43,7 +44,7 @@ def make_stream(url: str, content: bytes, *, sha256: str = "") -> StreamedLayer:
         path=PurePosixPath("/models/streamed.safetensors"),
         size_bytes=len(content),
         sha256=sha256 or hashlib.sha256(content).hexdigest(),
-        open_at=read_remote(Remote(client, url), backoff_s=0.01),
+        open_at=read_remote(Remote(client, url), retry=Retry(backoff_s=0.01)),
         where="the source",
     )
     return StreamedLayer(files=[file])

@@ -17,6 +17,7 @@ from bake.weights.transfer.remote import Remote
 from runtime.files.errors import WeightsError
 from runtime.files.http import Client, Timeouts
 from runtime.files.policy import HostPolicy
+from runtime.retry import Retry
 from tests.standins import models
 from tests.standins.civitai import CivitaiFile, CivitaiVersion
 from tests.standins.http_server import Request
@@ -57,7 +58,7 @@ class Fetcher:
         connections: int = 1,
         sha256: str | None = SHA256,
         size_bytes: int | None = len(DATA),
-        max_failures: int = 6,
+        attempts: int = 7,
         backoff_s: float = 0.001,
     ) -> str:
         options = Options(
@@ -65,8 +66,7 @@ class Fetcher:
             sha256=sha256,
             connections=connections,
             segment_bytes=SEGMENT,
-            backoff_s=backoff_s,
-            max_failures=max_failures,
+            retry=Retry(attempts=attempts, backoff_s=backoff_s),
         )
         remote = Remote(self.client, self.url)
         return run_download(remote, PartFile(self.part.path), options)
@@ -151,7 +151,7 @@ def test_a_stall_that_stays_is_an_error(fetcher: Fetcher) -> None:
     fetcher.be_impatient()
     fetcher.world.storage.fault = always(Fault(kind="stall", after=0))
     with pytest.raises(WeightsError, match="the server stopped sending") as raised:
-        fetcher.run(max_failures=1)
+        fetcher.run(attempts=2)
     assert raised.value.kind == "stalled"
 
 
@@ -375,7 +375,10 @@ def test_a_cancelled_download_is_taken_up_later(fetcher: Fetcher) -> None:
 
     fetcher.world.storage.fault = always(Fault(kind="stall", after=200_000))
     options = Options(
-        size_bytes=len(DATA), sha256=SHA256, on_bytes=cancel, backoff_s=0.001, max_failures=2
+        size_bytes=len(DATA),
+        sha256=SHA256,
+        on_bytes=cancel,
+        retry=Retry(attempts=3, backoff_s=0.001),
     )
     with pytest.raises(CancelledError):
         run_download(Remote(fetcher.client, fetcher.url), fetcher.part, options)

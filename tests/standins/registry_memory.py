@@ -25,6 +25,7 @@ from bake.image.registry.answers import Operation
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.transport import RegistryOptions
+from runtime.retry import Retry
 
 HOST = "registry.example"
 TOKEN_HOST = "auth.registry.example"
@@ -59,6 +60,8 @@ class MemoryRegistry(HTTPAdapter):
         self.uploads: dict[str, bytes] = {}
         self.storage: list[Reply] = []
         """What any other host answers, one after the other."""
+        self.elsewhere: list[str] = []
+        """The addresses of other hosts that were asked."""
         self.asked: list[Operation] = []
         self.leaks: list[str] = []
         """Requests with credentials for hosts that are neither the registry nor its token server."""
@@ -66,7 +69,7 @@ class MemoryRegistry(HTTPAdapter):
 
     def client(self, **options: Any) -> RegistryClient:
         """A client that has nobody else to speak to."""
-        quick = {"attempts": 4, "backoff_s": 0.0, "parallel": 1, **options}
+        quick = {"retry": Retry(attempts=4, backoff_s=0.0), "parallel": 1, **options}
         client = RegistryClient(HOST, options=RegistryOptions(**quick), credentials=CREDENTIALS)
         client._base = f"https://{HOST}"
         client._session.trust_env = False
@@ -83,6 +86,7 @@ class MemoryRegistry(HTTPAdapter):
         parts = urlsplit(str(request.url))
         authorization = request.headers.get("Authorization", "")
         if parts.hostname not in (HOST, TOKEN_HOST):
+            self.elsewhere.append(str(request.url))
             if authorization or b"correct" in (request.body or b""):
                 self.leaks.append(str(request.url))
             return self._built(request, self.storage.pop(0) if self.storage else Reply(status=404))

@@ -20,6 +20,7 @@ from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials, find_credentials
 from bake.image.registry.transport import RegistryOptions
 from bake.pipeline import bake_image
+from runtime.retry import Retry
 
 PAIR = Credentials(username="u", password="p:w")
 HUB_KEY = "https://index.docker.io/v1/"
@@ -340,7 +341,7 @@ def test_nothing_is_sent_before_the_config_is_understood(
 ) -> None:
     (tmp_path / "config.json").write_text("[]")
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    client = RegistryClient("127.0.0.1:9", options=RegistryOptions(attempts=1))
+    client = RegistryClient("127.0.0.1:9", options=RegistryOptions(retry=Retry(attempts=1)))
     asked: list[Any] = []
     monkeypatch.setattr(client._session, "request", lambda *at, **_: asked.append(at))
     with pytest.raises(PushError, match="nothing was sent"):

@@ -319,3 +319,17 @@ def test_a_download_whose_storage_fails_in_passing_goes_on() -> None:
     content = registry.client().blob_content("you/base", base.digest)
     assert b"".join(content.chunks()) == blob
     assert registry.leaks == []
+
+
+@pytest.mark.parametrize("name", ["b\xc3\xa9", "b\xe9", "b%C3%A9"])
+def test_a_location_is_followed_byte_for_byte(name: str) -> None:
+    """Header bytes as http.client hands them over: raw UTF-8, raw Latin-1, and what is encoded already."""
+    elsewhere = Reply(status=307, headers={"Location": f"https://storage.example/{name}?a=%2F"})
+    registry = answering("get blob", lambda: elsewhere)
+    base = on_a_mounted_base(registry).layers[0]
+    blob = registry.blobs["you/base"][base.digest]
+    registry.storage = [Reply(status=200, body=blob)]
+    content = registry.client().blob_content("you/base", base.digest)
+    assert b"".join(content.chunks()) == blob
+    expected = "b%E9" if name == "b\xe9" else "b%C3%A9"
+    assert registry.elsewhere == [f"https://storage.example/{expected}?a=%2F"]

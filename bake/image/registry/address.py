@@ -8,9 +8,10 @@ import requests
 
 from bake.errors import PushError
 from bake.settings import is_sealed
+from runtime.files.http import Session, encoded_location
 
 
-def find_scheme(session: requests.Session, api_host: str, timeout_s: float) -> str:
+def find_scheme(session: Session, api_host: str, timeout_s: float) -> str:
     """TLS everywhere but on loopback, where a plain server answers a plain request properly."""
     if not is_sealed(f"http://{api_host}"):
         return "https"
@@ -23,8 +24,6 @@ def find_scheme(session: requests.Session, api_host: str, timeout_s: float) -> s
         return "http"
     except requests.RequestException as error:
         return "http" if "refused" in str(error) else "https"
-    except ValueError:  # requests reads the Location of what it does not follow
-        return "http"
 
 
 def own_url(location: str, *, base: str, after: str, host: str) -> str:
@@ -42,7 +41,9 @@ def own_url(location: str, *, base: str, after: str, host: str) -> str:
         PushError: it leads to another host, which gets neither our bytes nor our token.
     """
     try:
-        absolute = urlsplit(urljoin(after if "://" in after else base + after, location))
+        absolute = urlsplit(
+            urljoin(after if "://" in after else base + after, encoded_location(location))
+        )
         name = absolute.hostname
     except ValueError as error:
         raise PushError("the registry's Location is no address", where=host) from error
@@ -64,7 +65,7 @@ def redirect_target(response: requests.Response, *, host: str) -> str:
         PushError: to no address, or to one that is neither of TLS nor on this machine.
     """
     try:
-        target = urljoin(response.url, response.headers["Location"])
+        target = urljoin(response.url, encoded_location(response.headers["Location"]))
     except (KeyError, ValueError) as error:
         raise PushError("the registry redirects to no address", where=host) from error
     if not is_sealed(target):

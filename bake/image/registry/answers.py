@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from bake.retry import TRANSIENT_STATUSES
+from runtime.files.http import REDIRECTS
+from runtime.retry import TRANSIENT_STATUSES
 
 Operation = Literal[
     "find blob", "get manifest", "get blob", "mount", "open upload", "send piece", "ask upload",
@@ -37,7 +38,6 @@ Meaning = Literal[
     "refused",
 ]
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REFUSED = (401, 403)
 _LOST = (400, 404, 409, 410, 416, 422)
 """An upload, or its digest, that a registry does not know or does not take."""

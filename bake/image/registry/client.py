@@ -45,6 +45,7 @@ from bake.image.registry.transport import (
     tls_failure,
 )
 from runtime.files.answers import retry_after_s
+from runtime.files.http import Session
 
 _MANIFEST_TYPES = ", ".join((MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_INDEX))
 _SMALL_BYTES = 16 << 20
@@ -72,7 +73,7 @@ class RegistryClient:
         self.host = host
         self.options = options or RegistryOptions.from_environment()
         self._api_host = Reference(host=host, repository="x").api_host
-        self._session = requests.Session()
+        self._session = Session()
         self._session.auth = NoNetrc()
         self._session.headers["User-Agent"] = f"bake/{__version__}"
         self._credentials = credentials
@@ -132,7 +133,7 @@ class RegistryClient:
     def _find_manifest(self, reference: Reference) -> bytes | None:
         path = f"/v2/{reference.repository}/manifests/{reference.version}"
         headers = {"Accept": _MANIFEST_TYPES}
-        pause = Pauser(self.host, self.options)
+        pause = Pauser(self.host, self.options.retry)
         while True:
             try:
                 response = self._get("get manifest", path, reference.repository, headers)
@@ -259,7 +260,7 @@ class RegistryClient:
             PushError: refused, or not answered in all attempts.
         """
         scopes = tuple(scopes)
-        pause = pauser or Pauser(self.host, self.options)
+        pause = pauser or Pauser(self.host, self.options.retry)
         while True:
             try:
                 return self.send(operation, method, path, scopes=scopes, headers=headers, body=body)
@@ -303,7 +304,6 @@ class RegistryClient:
         except requests.exceptions.SSLError as error:
             raise tls_failure(self.host, error) from error
         except (requests.RequestException, HTTPError, HTTPException, ValueError) as error:
-            # ValueError: requests reads the Location of what it does not follow.
             raise Transient(f"the connection failed ({type(error).__name__})") from error
         meaning = meaning_of(operation, response.status_code)
         if stream and meaning == "done":
@@ -366,7 +366,7 @@ class RegistryContent:
         """
         client = self.client or RegistryClient(self.host)
         position = offset_bytes
-        pause = Pauser(client.host, client.options)
+        pause = Pauser(client.host, client.options.retry)
         while True:
             try:
                 response = client.open_blob(self.repository, self.digest, position)

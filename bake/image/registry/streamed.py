@@ -32,13 +32,13 @@ from bake.weights.store import Store
 from bake.weights.transfer.remote import Remote
 from runtime.files.answers import RetryableError, connection_failure, pause_after
 from runtime.files.errors import WeightsError
+from runtime.retry import USUAL, Retry
 from runtime.worker import WEIGHTS_MTIME
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 _READ_BYTES = 256 << 10
-_RETRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def facts_of_weights(files: Sequence[PlacedFile], digest: str) -> LayerFacts:
     )
 
 
-def read_remote(remote: Remote, *, backoff_s: float = 1.0) -> Callable[[int], Iterator[bytes]]:
+def read_remote(remote: Remote, *, retry: Retry = USUAL) -> Callable[[int], Iterator[bytes]]:
     """Reads a remote file from any offset; a cut connection is taken up where it broke.
 
     The function that is returned raises SourceError when the source refuses, or breaks too often.
@@ -201,7 +201,7 @@ def read_remote(remote: Remote, *, backoff_s: float = 1.0) -> Callable[[int], It
 
     def read(offset_bytes: int) -> Iterator[bytes]:
         position = offset_bytes
-        failures = 0
+        tries = 0
         while True:
             try:
                 with remote.open_range(position, None) as response:
@@ -211,7 +211,7 @@ def read_remote(remote: Remote, *, backoff_s: float = 1.0) -> Callable[[int], It
                     if response.status_code == 200:
                         body = skip_bytes(body, position)
                     for chunk in body:
-                        position, failures = position + len(chunk), 0
+                        position, tries = position + len(chunk), 0
                         yield chunk
                     return
             except RetryableError as error:
@@ -220,9 +220,9 @@ def read_remote(remote: Remote, *, backoff_s: float = 1.0) -> Callable[[int], It
                 raise to_bake_error(error) from error
             except requests.RequestException as error:
                 failure = RetryableError(connection_failure(error, remote.url))
-            failures += 1
+            tries += 1
             try:
-                pause_s = pause_after(failure, failures, most=_RETRIES, backoff_s=backoff_s)
+                pause_s = pause_after(failure, tries, retry)
             except WeightsError as last:
                 raise to_bake_error(last) from last
             time.sleep(pause_s)
@@ -260,7 +260,7 @@ def stream_pin(
         return
     remote = provider.open(context, source, pin)
     try:
-        yield _file(pin, path, read_remote(remote, backoff_s=settings.backoff_s))
+        yield _file(pin, path, read_remote(remote, retry=Retry(backoff_s=settings.backoff_s)))
     finally:
         remote.client.close()
 

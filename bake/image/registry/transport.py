@@ -18,11 +18,12 @@ from requests.auth import AuthBase
 
 from bake.certificates import trusted_certificates
 from bake.errors import ManifestError, PushError
-from bake.retry import Retry
 from bake.settings import Settings
-from runtime.files.answers import MAX_RETRY_AFTER_S
+from runtime.retry import MAX_ASKED_S, USUAL, Retry
 
 _READ_BYTES = 64 << 10
+_MOST_UNCOUNTED = 8
+"""New tokens, or smaller pieces, in a row."""
 _NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|HTTP_REQUEST|RECORD_LAYER_FAILURE")
 
 
@@ -30,10 +31,8 @@ _NO_TLS = re.compile(r"WRONG_VERSION_NUMBER|HTTP_REQUEST|RECORD_LAYER_FAILURE")
 class RegistryOptions:
     """How a registry is spoken to."""
 
-    attempts: int = 6
-    """Tries in a row, of a request or of an upload, that bring nothing."""
-    backoff_s: float = 1.0
-    """Before the second try; doubled at each, with jitter, up to a minute. `Retry-After` wins, up to two."""
+    retry: Retry = USUAL
+    """Of a request, and of an upload, where every byte that arrives for the first time is progress."""
     chunk_bytes: int | None = None
     """Most bytes of one PATCH. None sends a blob as one, as `docker push` does, and less after a 413."""
     parallel: int = 4
@@ -97,41 +96,48 @@ class Pauser:
 
     Args:
         host: The registry's, for the message.
-        options: How often, and how long.
+        retry: How often, and how long.
         wait: Instead of `time.sleep`; may raise to end the undertaking.
     """
 
     def __init__(
         self,
         host: str,
-        options: RegistryOptions,
+        retry: Retry,
         *,
         wait: Callable[[float], None] | None = None,
     ) -> None:
         self._host = host
         self._wait = wait or time.sleep
-        self._retry = Retry(attempts=options.attempts, backoff_s=options.backoff_s)
+        self._retry = retry
+        self._tries = 0
+        self._uncounted = 0
 
     def __call__(self, error: Transient) -> None:
         """Waits before the next try, or raises PushError where there is none."""
-        pause_s = self._retry.next_pause_s(wait_s=error.wait_s, counts=error.counts)
+        if not error.counts and self._uncounted < _MOST_UNCOUNTED:
+            self._uncounted += 1
+            self._wait(0.0)
+            return
+        self._tries += 1
+        pause_s = self._retry.pause_s(self._tries, asked_s=error.wait_s)
         if pause_s is None:
             raise error.failure or self._failure(error) from error
         self._wait(pause_s)
 
     def progressed(self) -> None:
         """Starts counting anew."""
-        self._retry.progressed()
+        self._tries = self._uncounted = 0
 
     def _failure(self, error: Transient) -> PushError:
-        if (error.wait_s or 0) > MAX_RETRY_AFTER_S:
+        if (error.wait_s or 0) > MAX_ASKED_S:
             return PushError(
                 f"{error.what}, and asks to wait {error.wait_s:.0f} s",
                 where=self._host,
                 hint="repeat the command then; what it finds there is not sent again",
             )
         return PushError(
-            f"{error.what}, {self._retry.failed} times in a row",
+            f"{error.what}, {self._tries} times in a row",
             where=self._host,
             hint="check the registry's name and the network; what a repeated push finds there is not sent again",
         )

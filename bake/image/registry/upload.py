@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote
 
@@ -126,9 +126,8 @@ class Uploader:
         return own_url(location, base=base, after=response.url, host=host)
 
     def _pauser(self, *, attempts: int | None = None) -> Pauser:
-        options = self.client.options
-        options = replace(options, attempts=min(options.attempts, attempts or options.attempts))
-        return Pauser(self.client.host, options, wait=self._wait)
+        retry = self.client.options.retry.at_most(attempts)
+        return Pauser(self.client.host, retry, wait=self._wait)
 
     def _wait(self, seconds: float) -> None:
         if self.stop.wait(seconds):

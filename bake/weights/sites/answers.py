@@ -14,9 +14,10 @@ from runtime.files.answers import Explain, RetryableError, pause_after, transpor
 from runtime.files.errors import WeightsError
 from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url
+from runtime.retry import Retry
 
 MAX_ANSWER_BYTES = 8 << 20
-_RETRIES = 3
+_ATTEMPTS = 4
 
 
 def get_json(client: Client, url: str, *, explain: Explain, backoff_s: float) -> Mapping[str, Any]:
@@ -53,11 +54,11 @@ def ask(
     client: Client, url: str, *, method: str, explain: Explain, backoff_s: float
 ) -> requests.Response:
     """An answer below 400 (redirects are not followed), asked again after failures that may pass."""
-    for failures in itertools.count(1):
+    for tries in itertools.count(1):
         try:
             return _ask_once(client, url, method=method, explain=explain)
         except RetryableError as failure:
-            time.sleep(pause_after(failure, failures, most=_RETRIES, backoff_s=backoff_s))
+            time.sleep(pause_after(failure, tries, Retry(attempts=_ATTEMPTS, backoff_s=backoff_s)))
     raise AssertionError("unreachable")
 
 

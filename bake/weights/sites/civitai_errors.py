@@ -58,7 +58,7 @@ def explain_download(
         kind, what, hint = _PLAIN[response.status_code]
         error = WeightsError(kind, what, where=where, hint=hint)
         # A failure to resolve the storage looks like a missing file, and may pass.
-        return RetryableError(error, attempts=2) if response.status_code == 404 else error
+        return RetryableError(error, attempts=3) if response.status_code == 404 else error
     body = read_json(response) or {}
     message = str(body.get("message") or body.get("error") or "").lower()
     if response.status_code == 401:
@@ -201,5 +201,5 @@ def explain_storage(response: requests.Response, url: str) -> Exception:
             where=where,
             hint="try again later",
         )
-        return RetryableError(missing, attempts=2)
+        return RetryableError(missing, attempts=3)
     return explain_plainly(response, url)

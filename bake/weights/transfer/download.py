@@ -66,7 +66,7 @@ class Download:
             self.part.size_bytes = self.options.size_bytes
             # The old one is stopped: no pause outlives it.
             self._pass = Pass(self.part, self.options)
-            self._sleep(self.options.backoff_s * restarts)
+            self._sleep(self.options.retry.backoff_s * restarts)
         raise WeightsError(
             "connection",
             f"given up after {MAX_RESTARTS + 1} starts from the first byte: {reason}",
@@ -218,7 +218,7 @@ class Download:
                 if error.kind != "quota" or self.options.connections == 1:
                     raise
                 # The source counts connections, and may count those that have ended a while longer.
-                self._pause(RetryableError(error, attempts=MAX_LONE_FAILURES), patience)
+                self._pause(RetryableError(error, attempts=MAX_LONE_FAILURES + 1), patience)
             response = None
 
     def _open_segment(self, start: int, end: int | None) -> requests.Response:
@@ -298,7 +298,7 @@ class Download:
     # --- pauses, progress, the end ---
 
     def _patience(self) -> Patience:
-        return Patience(backoff_s=self.options.backoff_s, max_failures=self.options.max_failures)
+        return Patience(retry=self.options.retry)
 
     def _pause(self, failure: RetryableError, patience: Patience) -> None:
         """Waits before another attempt; raises the failure itself when nothing has come for too long."""

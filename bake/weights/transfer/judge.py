@@ -17,6 +17,7 @@ from runtime.files.answers import (
 )
 from runtime.files.errors import WeightsError
 from runtime.files.policy import show_url
+from runtime.retry import USUAL, Retry
 
 SEGMENT_BYTES = 32 << 20
 
@@ -35,10 +36,8 @@ class Options:
     """Lower-case hex. With it, bytes of two servers may be mixed, since the digest judges the whole."""
     connections: int = 1
     segment_bytes: int = SEGMENT_BYTES
-    backoff_s: float = 1.0
-    """The pause after the second failure in a row; a tenth after the first, doubled after each further one."""
-    max_failures: int = 6
-    """Failures in a row, without a byte between them, that end the download."""
+    retry: Retry = USUAL
+    """How often in a row, without a byte between."""
     on_bytes: Callable[[int], None] | None = None
     """Called in the calling thread with the bytes that came since; what it raises ends the download."""
     on_size: Callable[[int], None] | None = None

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from runtime.files.answers import RetryableError, pause_after, stalled
+from runtime.retry import Retry
 
 MAX_LONE_FAILURES = 3
 """A connection that fails as often in a row while others get on is given up."""
@@ -17,8 +18,7 @@ MIN_BYTES_PER_S = 1024
 class Patience:
     """How often one connection has failed since its last byte."""
 
-    backoff_s: float
-    max_failures: int
+    retry: Retry
     failures: int = 0
     _silent: int = 0
     """Failures in a row between which no connection received a byte."""
@@ -42,13 +42,7 @@ class Patience:
         self.failures += 1
         self._silent = self._silent + 1 if received == self._received else 1
         self._received = received
-        return pause_after(
-            failure,
-            self.failures,
-            most=self.max_failures,
-            backoff_s=self.backoff_s,
-            in_vain=self._silent,
-        )
+        return pause_after(failure, self._silent, self.retry)
 
 
 class Pace:
