@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bake.image.verify.secrets import FORMS, SECRET_NAME
 from bake.weights.signed import find_credential
 
 REMEDY = (
@@ -17,12 +17,76 @@ REMEDY = (
     "docker's config.json; for a package index: PIP_CONFIG_FILE"
 )
 """How what needs a secret gets it without its being written down."""
+SECRET_NAME = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|CREDENTIAL)(_ID)?$", re.IGNORECASE
+)
 _LEAST_LENGTH = 6
 """Shorter values are words that stand everywhere."""
 _USER = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
 _PLAIN = re.compile(r"[^/@:\s]+:[^/@\s]+@(?!sha\d+:)[\w.-]+")
 _QUERY = re.compile(r"(?<=\?)[^\s'\"<>)]*=[^\s'\"<>)]+")
 _HEADER = re.compile(r"(?i)(?<=authorization)(['\"]?\s*[:=]\s*['\"]?)[^'\"\n]+")
+
+_BEFORE_BYTES = 256
+"""How far before a form it is looked for what must stand there."""
+_NO_WORD = re.compile(rb"(?:\A|[^A-Za-z0-9_])\Z")
+_NO_CAPITAL = re.compile(rb"(?:\A|[^A-Z0-9])\Z")
+_HEX = rb"[0-9a-f]{32}(?![0-9a-f])"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What one kind of secret looks like.
+
+    Each `form` begins with literal characters, since Python then looks for these at 2 GB/s; what must not
+    stand before it is a second expression, since one that begins with a look-behind is tried at every byte,
+    at 0.05 GB/s (measured with 3.11 on a layer of 200 MB).
+    """
+
+    kind: str
+    form: re.Pattern[bytes]
+    before: re.Pattern[bytes] | None = None
+    """Must be found in the bytes before the form; it ends with `\\Z`."""
+
+    def is_in(self, data: bytes) -> bool:
+        """Whether some bytes hold it."""
+        position = 0
+        while found := self.form.search(data, position):
+            start = found.start()
+            if self.before is None or self.before.search(
+                data[max(0, start - _BEFORE_BYTES) : start]
+            ):
+                return True
+            position = start + 1
+        return False
+
+
+FORMS: Sequence[Form] = (
+    Form(kind="a Hugging Face token", form=re.compile(rb"hf_[A-Za-z0-9]{30}"), before=_NO_WORD),
+    Form(
+        kind="a CivitAI token",
+        form=re.compile(rb"token=" + _HEX),
+        before=re.compile(rb"(?:civitai[^\s\"']{0,200}|[?&])\Z"),
+    ),
+    Form(kind="a bearer token", form=re.compile(rb"Bearer\s+" + _HEX)),
+    Form(
+        kind="a CivitAI token",
+        form=re.compile(rb"CIVITAI_(?:API_)?(?:TOKEN|KEY)[\"']?\s*[=:]\s*[\"']?" + _HEX),
+    ),
+    Form(kind="a RunPod key", form=re.compile(rb"rpa_[A-Z0-9]{40}"), before=_NO_WORD),
+    Form(kind="a GitHub token", form=re.compile(rb"gh[pousr]_[A-Za-z0-9]{36}"), before=_NO_WORD),
+    Form(kind="a GitHub token", form=re.compile(rb"github_pat_[A-Za-z0-9_]{60}"), before=_NO_WORD),
+    Form(kind="an AWS key", form=re.compile(rb"AKIA[A-Z2-7]{16}(?![A-Z0-9])"), before=_NO_CAPITAL),
+    Form(
+        kind="a private key",
+        # with a body: programs that read keys name the header in their source
+        form=re.compile(
+            rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?:\\+[rn]|\s){1,80}"
+            rb"(?:[A-Za-z-]+: [^\n]{0,200}\n\s{0,80}){0,8}"
+            rb"(?:[A-Za-z0-9+/]{40}|[A-Za-z0-9+/=\\\s]{8,400}-----END )"
+        ),
+    ),
+)
 
 
 def find_secret(text: str, environ: Mapping[str, str] | None = None) -> str | None:

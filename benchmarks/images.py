@@ -25,10 +25,10 @@ from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.oci.layers import make_tree_layer
 from bake.image.oci.model import Descriptor, FileContent
 from bake.image.oci.reference import parse_reference
+from bake.image.oci.streamed import StreamedFile, StreamedLayer
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.push import push_image, push_stream
-from bake.image.registry.streamed import StreamedFile, StreamedLayer
 from bake.image.source import read_from_registry
 
 ROOT = Path(__file__).parents[1]

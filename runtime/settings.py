@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from runtime.boot.timeline import DEFAULT_FILE
 from runtime.errors import SettingsError
 from runtime.job.fields import LIMITS
-from runtime.webui.process import DEFAULT_TIMELINE
 from runtime.worker import WORKER_FILE
 
 _LIMIT = "BAKERY_MAX_"
@@ -71,7 +71,7 @@ class Settings:
     log_prompts: bool = _variable("LOG_PROMPTS", False, "`1` writes prompts to the log")
     webui_log: str = _variable("WEBUI_LOG", "/tmp/bakery/webui.log", "the webui's output, two files of at most 8 MiB")  # noqa: S108  # a container's own /tmp
     worker_file: str = _variable("WORKER_FILE", WORKER_FILE, "what the image knows of itself")
-    timeline: str = _variable("TIMELINE", DEFAULT_TIMELINE, "the start's events, one JSON object a line")
+    timeline: str = _variable("TIMELINE", DEFAULT_FILE, "the start's events, one JSON object a line")
     test_output: str = _variable("TEST_OUTPUT", "", "file that each result is written to as JSON, as `bake verify` wants it")
     civitai_token: str = _of_that_name("CIVITAI_TOKEN", "", "sent to CivitAI, nowhere else", shown=False)
     hf_token: str = _of_that_name("HF_TOKEN", "", "sent to Hugging Face, nowhere else", shown=False)

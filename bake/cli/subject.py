@@ -12,12 +12,12 @@ from bake.console import Console
 from bake.errors import MachineError, ManifestError
 from bake.image.engine.docker import Engine
 from bake.image.kept import Kept
-from bake.image.oci.layout import LAYOUT_SCHEME, parse_layout
+from bake.image.layout import LAYOUT_SCHEME, parse_layout, read_from_layout
 from bake.image.oci.model import Image
 from bake.image.oci.reference import parse_reference
-from bake.image.oci.saved import IMAGE_FILE, load_saved_image
 from bake.image.registry.client import RegistryClient
-from bake.image.source import read_from_engine, read_from_layout, read_from_registry
+from bake.image.saved import IMAGE_FILE, load_saved_image
+from bake.image.source import read_from_engine, read_from_registry
 from bake.manifest.load import load_manifest
 
 Place = Literal["folder", "layout", "engine", "registry"]

@@ -1,10 +1,8 @@
-"""Where an image is read from: the local engine, a registry, or an OCI layout. Nothing is pulled."""
+"""An image of the local engine, or of a registry, as a value. Nothing is pulled."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from docker.errors import APIError
@@ -13,15 +11,12 @@ from bake.errors import BuildError
 from bake.image.engine.archive import Archive, EngineContent, EngineLike, open_saved
 from bake.image.engine.probe import probe_engine
 from bake.image.kept import Kept
-from bake.image.oci.layout import REF_NAME
-from bake.image.oci.model import Content, Descriptor, FileContent, Image, blob_name, check_digest
+from bake.image.oci.model import Content, Descriptor, Image, check_digest
 from bake.image.oci.parse import find_manifest, of_an_image, parse_image
+from bake.plan.code import version_of
 
 if TYPE_CHECKING:
     from bake.image.oci.reference import Reference
-
-_KEPT_VERSION = "2"
-"""Goes up when what is kept of an image changes its form."""
 
 
 class RegistryLike(Protocol):
@@ -58,7 +53,8 @@ def read_from_engine(engine: EngineLike, name: str, *, kept: Kept | None = None)
     def parse(data: Any) -> Image:
         return _from_json(data, name=name, engine=engine)
 
-    known = kept.read("base", check_digest(image_id), _KEPT_VERSION, parse) if kept else None
+    version = version_of(__name__)
+    known = kept.read("base", check_digest(image_id), version, parse) if kept else None
     if known is not None:
         return known
     archive = Archive(image_id=image_id)
@@ -70,7 +66,7 @@ def read_from_engine(engine: EngineLike, name: str, *, kept: Kept | None = None)
                     break
     image = archive.image(name, engine=engine)
     if kept:
-        kept.write("base", image_id, _KEPT_VERSION, _as_json(image))
+        kept.write("base", image_id, version, _as_json(image))
     return image
 
 
@@ -96,51 +92,6 @@ def read_from_registry(client: RegistryLike, reference: Reference) -> Image:
         name=name,
         content_of=lambda layer: client.blob_content(repository, layer.digest),
     )
-
-
-def read_from_layout(folder: Path, *, tag: str = "") -> Image:
-    """Reads an OCI layout, such as `docker buildx build --output type=oci` and `skopeo` write it.
-
-    Args:
-        folder: The layout.
-        tag: Which of several images; `latest` is also the only one, whatever its name.
-
-    Raises:
-        BuildError: the folder is no layout, holds no such image for linux/amd64, or lacks a blob.
-    """
-    name = str(folder)
-
-    def blob(digest: str) -> bytes:
-        return (folder / blob_name(digest)).read_bytes()
-
-    try:
-        index = _tagged(json.loads((folder / "index.json").read_bytes()), tag, folder)
-        text = find_manifest(json.dumps(index).encode(), blob, where=name)
-        config = blob(json.loads(text)["config"]["digest"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BuildError(f"is not an OCI layout: {type(error).__name__}", where=name) from error
-    return parse_image(
-        text,
-        config,
-        name=name,
-        content_of=lambda layer: FileContent(path=folder / blob_name(layer.digest)),
-    )
-
-
-def _tagged(index: Mapping[str, Any], tag: str, folder: Path) -> Mapping[str, Any]:
-    """The index with the images of one tag only."""
-    entries = index["manifests"]
-    names = [(entry.get("annotations") or {}).get(REF_NAME) for entry in entries]
-    found = [entry for entry, name in zip(entries, names, strict=True) if name == tag]
-    if not tag or (tag == "latest" and not found and len(entries) == 1):
-        return index
-    if not found:
-        raise BuildError(
-            f"the layout has no image of the tag {tag}",
-            where=str(folder),
-            hint=f"it has {', '.join(filter(None, names)) or 'none with a name'}",
-        )
-    return {"manifests": found}
 
 
 def _as_json(image: Image) -> dict[str, Any]:

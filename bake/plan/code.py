@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from bake import assets
-from bake.plan.state import Document
+from bake.plan.state import Document, key_of
 
 SHAPES_NOTHING = {
     "bake.assets": "finds files, whose contents are in the keys",
@@ -29,7 +29,7 @@ SHAPES_NOTHING = {
     "bake.plan": "decides what runs",
     "bake.steps.run": "runs what was decided",
     "bake.weights": "gives files by their SHA-256, or fails",
-    "bake.image.kept": "repeats what was learnt, under a version of its own",
+    "bake.image.kept": "repeats what was learnt, under the version of the sources that learnt it",
     "bake.image.engine.docker": "the engine does as the step says",
     "bake.image.engine.load": "the engine's image has the digest that was assembled, or it fails",
     "bake.image.registry": "moves blobs by their digests, or fails",
@@ -62,6 +62,12 @@ def sources_of(*modules: str) -> Document:
         if not source.is_empty:
             hashes[_shown(path)] = hashlib.sha256(content).hexdigest()
     return dict(sorted(hashes.items()))
+
+
+@cache
+def version_of(module: str) -> str:
+    """A version of what a module does that nobody has to raise: the SHA-256 of all sources that it is run with."""
+    return key_of(sources_of(module))
 
 
 def _expand(module: str) -> Iterator[str]:

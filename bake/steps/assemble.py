@@ -18,8 +18,8 @@ from bake.image.final.packages import packages_of_base, packages_of_layer
 from bake.image.oci.layers import TreeLayer, group_files, make_weights_layer
 from bake.image.oci.model import Image, Layer
 from bake.image.oci.reference import parse_reference
-from bake.image.oci.saved import load_saved_image, save_image
 from bake.image.registry.client import RegistryClient
+from bake.image.saved import load_saved_image, save_image
 from bake.image.source import read_from_engine, read_from_registry
 from bake.plan.code import sources_of
 from bake.plan.state import BuildFolder, Document

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bake.image.engine.load import load_image
-from bake.image.engine.prune import NAMED, named_by_content
 from bake.image.oci.model import Image
+from bake.image.prune import NAMED, named_by_content
 from bake.manifest.model import Manifest
 from bake.plan.state import BuildFolder, Document
 from bake.plan.step import Earlier, Situation, StepKind

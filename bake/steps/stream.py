@@ -21,15 +21,16 @@ from bake.image.oci.layers import (
 )
 from bake.image.oci.model import RAW_LAYER, Descriptor, Layer
 from bake.image.oci.reference import Reference, parse_reference
+from bake.image.oci.streamed import StreamedFile, StreamedLayer
 from bake.image.registry.client import RegistryClient, RegistryContent
 from bake.image.registry.push import push_stream
-from bake.image.registry.streamed import StreamedFile, StreamedLayer, facts_of_weights, stream_pin
-from bake.image.verify.scan import LayerFacts
+from bake.image.verify.scan import LayerFacts, facts_of_weights
 from bake.lock import Pin
 from bake.plan.state import Document
 from bake.plan.step import Earlier, Situation, Step, StepKind, StepName, new_pins, total_bytes
 from bake.steps.run import Context, Run
 from bake.weights.check import Facts, check_weights, inspect_start
+from bake.weights.streamed import stream_pin
 from runtime.worker import Worker
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from runtime.boot.timeline import DEFAULT_FILE
 from runtime.clock import clock
 from runtime.webui.client import WebuiAnswerError, WebuiClient, WebuiError
 
-DEFAULT_TIMELINE = "/tmp/bakery/timeline.jsonl"  # noqa: S108  # a container's own /tmp
 PROBE = {"prompt": "", "steps": 1, "width": 64, "height": 64, "seed": 1, "save_images": False}
 """The smallest picture; it needs the model, so its success proves that the model is loaded."""
 
@@ -75,7 +75,7 @@ class WebuiProcess:
         """How often it has said that it goes on without a model that it could not load."""
         self._command = list(command)
         self._cwd = cwd
-        self._timeline = timeline or Path(os.environ.get("BAKERY_TIMELINE") or DEFAULT_TIMELINE)
+        self._timeline = timeline or Path(os.environ.get("BAKERY_TIMELINE") or DEFAULT_FILE)
         self._environment = dict(os.environ if environment is None else environment)
         self._environment["BAKERY_TIMELINE"] = str(self._timeline)
         self._environment["PYTHONUNBUFFERED"] = "1"

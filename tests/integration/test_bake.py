@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bake.image.source import read_from_layout
+from bake.image.layout import read_from_layout
 from demo.webui.options import DEFAULTS
 from tests.integration.bakery_case import (
     REPOSITORY,

@@ -29,15 +29,15 @@ from bake.image.engine.load import load_image
 from bake.image.engine.probe import probe_engine
 from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.kept import Kept
+from bake.image.layout import write_layout
 from bake.image.oci.layers import PlacedFile, make_tree_layer, make_weights_layer
-from bake.image.oci.layout import write_layout
 from bake.image.oci.model import Image, Layer
 from bake.image.oci.reference import parse_reference
-from bake.image.oci.saved import load_saved_image, save_image
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.push import push_image
 from bake.image.registry.transport import RegistryOptions
+from bake.image.saved import load_saved_image, save_image
 from bake.image.source import read_from_engine, read_from_registry
 from bake.image.verify.image import verify_image
 from bake.image.verify.secrets import SecretScanner

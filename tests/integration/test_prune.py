@@ -13,8 +13,8 @@ from docker.errors import ImageNotFound
 
 from bake.console import Console
 from bake.image.engine.docker import Engine
-from bake.image.engine.prune import Stale, find_used, list_images, plan_prune, remove_stale
 from bake.image.oci.model import LAYERS_LABEL
+from bake.image.prune import Stale, find_used, list_images, plan_prune, remove_stale
 from bake.plan.state import BuildFolder
 from tests.integration.conftest import ROOT, RUN, run
 

@@ -13,11 +13,12 @@ from bake.errors import SourceError
 from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.oci.layers import PlacedFile, make_weights_layer
 from bake.image.oci.model import BytesContent, sha256_digest
+from bake.image.oci.streamed import StreamedFile, StreamedLayer
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.push import push_image, push_stream
-from bake.image.registry.streamed import StreamedFile, StreamedLayer, read_remote, stream_pin
 from bake.image.registry.upload import Blob, Uploader
+from bake.weights.streamed import read_remote, stream_pin
 from bake.weights.transfer.remote import Remote
 from runtime.files.http import Client, Timeouts
 from runtime.files.policy import HostPolicy

@@ -12,7 +12,7 @@ import pytest
 
 from bake.errors import BuildError, MachineError, ManifestError
 from bake.image.final.assemble import ImageConfig, assemble
-from bake.image.oci.layout import parse_layout, write_layout
+from bake.image.layout import parse_layout, read_from_layout, write_layout
 from bake.image.oci.model import (
     GZIP_LAYER,
     KIND,
@@ -28,8 +28,7 @@ from bake.image.oci.model import (
     sha256_digest,
 )
 from bake.image.oci.parse import pick_platform
-from bake.image.oci.saved import load_saved_image, save_image
-from bake.image.source import read_from_layout
+from bake.image.saved import load_saved_image, save_image
 
 
 def make_layer(data: bytes, *, kind: LayerKind = "thin", comment: str = "") -> Layer:

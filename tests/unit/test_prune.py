@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from bake.cli import cli
 from bake.errors import ManifestError
-from bake.image.engine.prune import LocalImage, Used, find_used, plan_prune
 from bake.image.kept import Kept
+from bake.image.prune import LocalImage, Used, find_used, plan_prune
 from bake.plan.state import BuildFolder, key_of
 
 ID = "sha256:" + "0123456789abcdef" * 4

@@ -11,8 +11,8 @@ import pytest
 
 from bake.errors import SourceError
 from bake.image.oci.layers import PlacedFile, make_weights_layer
-from bake.image.registry.streamed import StreamedFile, StreamedLayer, facts_of_weights
-from bake.image.verify.scan import scan_layer
+from bake.image.oci.streamed import StreamedFile, StreamedLayer
+from bake.image.verify.scan import facts_of_weights, scan_layer
 from bake.image.verify.secrets import SecretScanner
 
 CONTENT = bytes(range(256)) * 20 + b"end"

@@ -10,8 +10,8 @@ from bake.cli.options import build_dir_option, json_option, quiet_option
 from bake.console import Console, format_bytes
 from bake.errors import ManifestError
 from bake.image.engine.docker import Engine
-from bake.image.engine.prune import find_used, list_images, plan_prune, remove_stale
 from bake.image.kept import Kept
+from bake.image.prune import find_used, list_images, plan_prune, remove_stale
 from bake.settings import Settings
 
 _KEPT_FOR_S = 30 * 86400

@@ -10,7 +10,7 @@ from bake.cli.options import build_dir_option, json_option, quiet_option
 from bake.cli.subject import BakedImage, need_baked
 from bake.console import Console, format_bytes
 from bake.errors import ManifestError
-from bake.image.oci.layout import LAYOUT_SCHEME, parse_layout, write_layout
+from bake.image.layout import LAYOUT_SCHEME, parse_layout, write_layout
 from bake.image.oci.model import LOCK_LABEL, Image
 from bake.image.registry.push import PushReport, push_image
 from bake.lock import Lock, lock_path, read_lock

@@ -19,15 +19,16 @@ from docker.errors import APIError, DockerException, ImageNotFound
 
 from bake.errors import BuildError, MachineError
 from bake.image.engine.archive import EngineContent, EngineLike
-from bake.image.oci.layout import LAYOUT_FILE, index_of
 from bake.image.oci.model import (
     BASE_DIGEST_LABEL,
     BASE_LAYERS_LABEL,
     LAYERS_LABEL,
+    LAYOUT_FILE,
     Image,
     Layer,
     blob_name,
     canonical_json,
+    index_of,
     read_content,
 )
 from bake.image.oci.reference import parse_reference

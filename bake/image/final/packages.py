@@ -6,14 +6,13 @@ Debian keeps `/var/lib/dpkg/status`, Python a `*.dist-info/METADATA` for each pa
 from __future__ import annotations
 
 import email.parser
-import hashlib
 import io
 import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import requests
 from docker.errors import APIError, NotFound
@@ -24,6 +23,7 @@ from bake.image.kept import Kept
 from bake.image.oci.layers import TreeLayer
 from bake.image.oci.model import FileContent
 from bake.image.oci.streams import open_tar, unpacked
+from bake.plan.code import version_of
 
 DPKG_STATUS = PurePosixPath("/var/lib/dpkg/status")
 _METADATA = re.compile(r"\.(?:dist|egg)-info/(?:METADATA|PKG-INFO)$")
@@ -86,8 +86,7 @@ def _once(
     """What was found before in the bytes of a digest, else what is found now, which is kept."""
     if kept is None or digest is None:
         return _sorted(find())
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    version = f"{code} {of}"
+    version = f"{version_of(__name__)} {of}"
     known = kept.read("packages", digest, version, lambda data: [Package(**each) for each in data])
     if known is not None:
         return _sorted(known)

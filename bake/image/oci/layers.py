@@ -25,8 +25,6 @@ from runtime.worker import WEIGHTS_MTIME
 LARGE_FILE_BYTES = 64 << 20
 """From this size on, a file has a layer to itself, so that an edit of it moves nothing else."""
 _CHUNK_BYTES = 1 << 20
-_TAR_FORMAT = 1
-"""Raised when a weights layer's tar changes its form, which cached digests must not outlive."""
 _TRAILER = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
@@ -84,7 +82,7 @@ class WeightsContent:
         return _tar_chunks(self.files, offset_bytes)
 
     def describe(self) -> dict[str, Any]:
-        """Where the files are, for `bake.image.oci.saved`."""
+        """Where the files are, for `bake.image.saved`."""
         return {
             "from": "store",
             "files": [
@@ -137,7 +135,7 @@ def make_weights_layer(files: Sequence[PlacedFile], *, cache: Path | None = None
 
     Args:
         files: Of the store, whose SHA256 is proven.
-        cache: A folder in which digests are kept by what decides them: paths, hashes, sizes. Should a file
+        cache: A folder in which digests are kept by the tar around the files, and their hashes. Should a file
             have changed since, a push or load finds that its bytes are not those of the digest.
 
     Raises:
@@ -158,9 +156,11 @@ def make_weights_layer(files: Sequence[PlacedFile], *, cache: Path | None = None
 
 
 def _digest_file(files: Sequence[PlacedFile], cache: Path) -> Path:
-    decides = [[str(file.path), file.sha256, file.size_bytes] for file in files]
-    key = json.dumps([_TAR_FORMAT, WEIGHTS_MTIME, decides])
-    return cache / f"{hashlib.sha256(key.encode()).hexdigest()}.digest"
+    # The tar's own bytes, with each file's SHA256 in its place: whatever changes a layer is in the key.
+    parts = [
+        part.sha256 if isinstance(part, PlacedFile) else part.hex() for part in tar_parts(files)
+    ]
+    return cache / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.digest"
 
 
 def known_digest(files: Sequence[PlacedFile], cache: Path) -> str | None:

@@ -36,6 +36,10 @@ BASE_LAYERS_LABEL = "bakery.base.layers"
 LAYERS_LABEL = "bakery.layers"
 """Our blobs above them: an engine does not say which blobs an image of its own is made of."""
 LOCK_LABEL = "bakery.lock"
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+"""What `oci-layout` holds, in a layout and in an archive for an engine."""
+REF_NAME = "org.opencontainers.image.ref.name"
+"""The annotation that a layout's index names an image by."""
 
 SBOM_FILE = f"{HOME}/documents/sbom.cdx.json"
 PROVENANCE_FILE = f"{HOME}/documents/provenance.json"
@@ -57,7 +61,7 @@ class Content(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What `bake.image.oci.saved` needs to find the same bytes again: JSON with a `from` entry."""
+        """What `bake.image.saved` needs to find the same bytes again: JSON with a `from` entry."""
         ...
 
 
@@ -239,6 +243,27 @@ def make_manifest(
             **({"annotations": dict(annotations)} if annotations else {}),
         }
     )
+
+
+def index_of(image: Image, *, tag: str, name: str = "") -> dict[str, Any]:
+    """The index that a layout or an archive begins with.
+
+    Args:
+        image: The one image in it.
+        tag: What skopeo and buildx find it by.
+        name: What containerd names it: a whole reference.
+    """
+    annotations = {REF_NAME: tag}
+    if name:
+        annotations["io.containerd.image.name"] = name
+    entry = {
+        "mediaType": MANIFEST,
+        "digest": image.digest,
+        "size": len(image.manifest_json),
+        "platform": {"os": "linux", "architecture": "amd64"},
+        "annotations": annotations,
+    }
+    return {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}
 
 
 def sha256_digest(data: bytes) -> str:

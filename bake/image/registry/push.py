@@ -180,7 +180,7 @@ def push_stream(
 
 
 class StreamLike(Content, Protocol):
-    """What `push_stream` takes: `bake.image.registry.streamed.StreamedLayer`."""
+    """What `push_stream` takes: `bake.image.oci.streamed.StreamedLayer`."""
 
     @property
     def size_bytes(self) -> int: ...

@@ -17,8 +17,8 @@ from bake.errors import BuildError, VerifyError
 from bake.image.engine.archive import EngineContent, EngineLike, saved_blobs
 from bake.image.kept import Kept
 from bake.image.oci.model import BASE_LAYERS_LABEL, Image, Layer, digest_of, read_content
-from bake.image.oci.saved import load_saved_image
 from bake.image.registry.client import RegistryContent
+from bake.image.saved import load_saved_image
 from bake.image.verify.checks import (
     check_base,
     check_files,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import inspect
 import posixpath
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from bake.image.oci.layers import PlacedFile
 from bake.image.oci.model import PROVENANCE_FILE, SBOM_FILE
 from bake.image.oci.streams import (
     CHUNK_BYTES,
@@ -24,7 +24,8 @@ from bake.image.oci.streams import (
     peek,
 )
 from bake.image.verify.secrets import OVERLAP_BYTES, Finding, SecretScanner
-from runtime.worker import WORKER_FILE
+from bake.plan.code import version_of
+from runtime.worker import WEIGHTS_MTIME, WORKER_FILE
 
 _KEPT = frozenset(map(PurePosixPath, (WORKER_FILE, SBOM_FILE, PROVENANCE_FILE)))
 _KEPT_BYTES = 4 << 20
@@ -123,9 +124,7 @@ class LayerFacts:
 
 def scan_version(scanner: SecretScanner) -> str:
     """Changes with everything but a layer's bytes that its facts depend on: the scanner, and this code."""
-    sources = [Path(inspect.getfile(of)) for of in (scan_layer, SecretScanner, ChunkReader)]
-    code = "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in sources)
-    return hashlib.sha256(f"{code} {scanner.version}".encode()).hexdigest()
+    return hashlib.sha256(f"{version_of(__name__)} {scanner.version}".encode()).hexdigest()
 
 
 def scan_layer(chunks: Iterable[bytes], scanner: SecretScanner) -> LayerFacts:
@@ -299,3 +298,28 @@ def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo, reader: ChunkReader) 
 def _rest(reader: ChunkReader) -> Iterator[bytes]:
     while chunk := reader.read(CHUNK_BYTES):
         yield chunk
+
+
+def facts_of_weights(files: Sequence[PlacedFile], digest: str) -> LayerFacts:
+    """What a scan of a streamed layer would find: its digest and its files' were proven as they were sent."""
+    return LayerFacts(
+        digest=digest,
+        diff_id=digest,
+        files={
+            file.path: FileFacts(
+                size_bytes=file.size_bytes,
+                sha256=file.sha256,
+                mode=0o644,
+                uid=0,
+                gid=0,
+                mtime=float(WEIGHTS_MTIME),
+            )
+            for file in files
+        },
+        links=frozenset(),
+        folders=frozenset(parent for file in files for parent in file.path.parents if parent.name),
+        removed=frozenset(),
+        opaque=frozenset(),
+        findings=(),
+        kept={},
+    )

@@ -1,4 +1,4 @@
-"""Weights straight from their sources into a registry: no store, no disk, hashed and verified on the way.
+"""A weights layer whose bytes come when they are sent: hashed and verified on the way, kept nowhere.
 
 All of a layer's tar but its files' bytes is known beforehand, so its size is too; the digest is known at the
 end. A file that is not what the lock says raises before its last bytes are passed on: the upload is given
@@ -8,37 +8,18 @@ up, and what was never closed does not exist in the registry.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import requests
-
-from bake.console import Console
 from bake.errors import SourceError
 from bake.image.oci.layers import PlacedFile, tar_parts, tar_size
-from bake.image.oci.model import RAW_LAYER, Descriptor, FileContent, Layer, skip_bytes
-from bake.image.verify.scan import FileFacts, LayerFacts
-from bake.lock import Pin
-from bake.settings import Settings
-from bake.weights.context import Context, bake_errors, to_bake_error
-from bake.weights.providers import parse_pinned, provider_for
-from bake.weights.sites.local import find_file
-from bake.weights.store import Store
-from bake.weights.transfer.remote import Remote
-from runtime.files.answers import RetryableError, connection_failure, pause_after
-from runtime.files.errors import WeightsError
-from runtime.retry import USUAL, Retry
-from runtime.worker import WEIGHTS_MTIME
+from bake.image.oci.model import RAW_LAYER, Descriptor, Layer
 
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-_READ_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,123 +147,3 @@ class StreamedLayer:
                 where=file.where,
                 hint="bake lock MANIFEST again, if the source has replaced the file",
             )
-
-
-def facts_of_weights(files: Sequence[PlacedFile], digest: str) -> LayerFacts:
-    """What a scan of a streamed layer would find: its digest and its files' were proven as they were sent."""
-    return LayerFacts(
-        digest=digest,
-        diff_id=digest,
-        files={
-            file.path: FileFacts(
-                size_bytes=file.size_bytes,
-                sha256=file.sha256,
-                mode=0o644,
-                uid=0,
-                gid=0,
-                mtime=float(WEIGHTS_MTIME),
-            )
-            for file in files
-        },
-        links=frozenset(),
-        folders=frozenset(parent for file in files for parent in file.path.parents if parent.name),
-        removed=frozenset(),
-        opaque=frozenset(),
-        findings=(),
-        kept={},
-    )
-
-
-def read_remote(remote: Remote, *, retry: Retry = USUAL) -> Callable[[int], Iterator[bytes]]:
-    """Reads a remote file from any offset; a cut connection is taken up where it broke.
-
-    The function that is returned raises SourceError when the source refuses, or breaks too often.
-    """
-
-    def read(offset_bytes: int) -> Iterator[bytes]:
-        position = offset_bytes
-        tries = 0
-        while True:
-            try:
-                with remote.open_range(position, None) as response:
-                    if response.status_code == 416:
-                        return  # nothing lies behind the end
-                    body: Iterator[bytes] = response.iter_content(_READ_BYTES)
-                    if response.status_code == 200:
-                        body = skip_bytes(body, position)
-                    for chunk in body:
-                        position, tries = position + len(chunk), 0
-                        yield chunk
-                    return
-            except RetryableError as error:
-                failure = error
-            except WeightsError as error:
-                raise to_bake_error(error) from error
-            except requests.RequestException as error:
-                failure = RetryableError(connection_failure(error, remote.url))
-            tries += 1
-            try:
-                pause_s = pause_after(failure, tries, retry)
-            except WeightsError as last:
-                raise to_bake_error(last) from last
-            time.sleep(pause_s)
-
-    return read
-
-
-@contextmanager
-def stream_pin(
-    pin: Pin, path: PurePosixPath, *, settings: Settings, store: Store, console: Console, folder: Path = Path()
-) -> Iterator[StreamedFile]:  # fmt: skip
-    """The pinned file, for a `StreamedLayer` that is handed to `push_stream`; the store is only read.
-
-    Args:
-        pin: From the lock.
-        path: Where the file lies in the image.
-        settings: Tokens and addresses.
-        store: Gives the file where it has it, which spares the download.
-        console: Progress of the source.
-        folder: The manifest's folder, from which `file:` sources start.
-
-    Raises:
-        SourceError: the lock does not say how long the file is, or the source is wrong.
-    """
-    if store.has(pin.sha256):
-        yield _file(pin, path, FileContent(path=store.path_of(pin.sha256)), is_proven=True)
-        return
-    source = parse_pinned(pin.source, where=pin.key)
-    provider = provider_for(source)
-    context = Context(settings=settings, store=store, console=console, folder=folder)
-    if provider is None:
-        with bake_errors(pin.key):
-            find_file(context, source, where=pin.key)
-        yield _file(pin, path, FileContent(path=folder / (source.path or "")))
-        return
-    remote = provider.open(context, source, pin)
-    try:
-        yield _file(pin, path, read_remote(remote, retry=Retry(backoff_s=settings.backoff_s)))
-    finally:
-        remote.client.close()
-
-
-def _file(
-    pin: Pin,
-    path: PurePosixPath,
-    content: FileContent | Callable[[int], Iterator[bytes]],
-    *,
-    is_proven: bool = False,
-) -> StreamedFile:
-    if pin.size_bytes is None:
-        raise SourceError(
-            "the lock does not say how long the file is, so it cannot be streamed",
-            where=pin.key,
-            hint="bake lock MANIFEST again with network, or bake with the store",
-        )
-    return StreamedFile(
-        path=path,
-        size_bytes=pin.size_bytes,
-        sha256=pin.sha256,
-        open_at=content.chunks if isinstance(content, FileContent) else content,
-        where=pin.key,
-        is_proven=is_proven,
-    )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,20 @@ from bake.errors import BuildError, MachineError, ManifestError
 from bake.files import atomic_file, write_atomically
 from bake.image.engine.archive import EngineContent, saved_blobs
 from bake.image.oci.model import (
-    INDEX,
-    MANIFEST,
+    LAYOUT_FILE,
+    REF_NAME,
+    FileContent,
     Image,
     Layer,
     blob_name,
     canonical_json,
+    index_of,
     read_content,
 )
+from bake.image.oci.parse import find_manifest, parse_image
 
-LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 LAYOUT_SCHEME = "oci:"
 _SPARE_BYTES = 256 << 20
-REF_NAME = "org.opencontainers.image.ref.name"
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -45,6 +46,35 @@ def parse_layout(text: str) -> tuple[Path, str]:
             f"{text!r} does not name an OCI layout", hint="write it as oci:FOLDER or oci:FOLDER:TAG"
         )
     return Path(folder), tag or "latest"
+
+
+def read_from_layout(folder: Path, *, tag: str = "") -> Image:
+    """Reads an OCI layout, such as `docker buildx build --output type=oci` and `skopeo` write it.
+
+    Args:
+        folder: The layout.
+        tag: Which of several images; `latest` is also the only one, whatever its name.
+
+    Raises:
+        BuildError: the folder is no layout, holds no such image for linux/amd64, or lacks a blob.
+    """
+    name = str(folder)
+
+    def blob(digest: str) -> bytes:
+        return (folder / blob_name(digest)).read_bytes()
+
+    try:
+        index = _tagged(json.loads((folder / "index.json").read_bytes()), tag, folder)
+        text = find_manifest(json.dumps(index).encode(), blob, where=name)
+        config = blob(json.loads(text)["config"]["digest"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BuildError(f"is not an OCI layout: {type(error).__name__}", where=name) from error
+    return parse_image(
+        text,
+        config,
+        name=name,
+        content_of=lambda layer: FileContent(path=folder / blob_name(layer.digest)),
+    )
 
 
 def write_layout(image: Image, folder: Path, *, tag: str = "latest") -> None:
@@ -121,27 +151,6 @@ def _other_tags(folder: Path, tag: str) -> list[dict[str, Any]]:
     return [entry for entry, name in zip(entries, names, strict=True) if name != tag]
 
 
-def index_of(image: Image, *, tag: str, name: str = "") -> dict[str, Any]:
-    """The index that a layout or an archive begins with.
-
-    Args:
-        image: The one image in it.
-        tag: What skopeo and buildx find it by.
-        name: What containerd names it: a whole reference.
-    """
-    annotations = {REF_NAME: tag}
-    if name:
-        annotations["io.containerd.image.name"] = name
-    entry = {
-        "mediaType": MANIFEST,
-        "digest": image.digest,
-        "size": len(image.manifest_json),
-        "platform": {"os": "linux", "architecture": "amd64"},
-        "annotations": annotations,
-    }
-    return {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}
-
-
 def _write_layer(layer: Layer, chunks: Iterable[bytes], path: Path) -> None:
     hashed = hashlib.sha256()
     with atomic_file(path) as written:
@@ -152,3 +161,19 @@ def _write_layer(layer: Layer, chunks: Iterable[bytes], path: Path) -> None:
             raise BuildError(
                 "its bytes are not those of its digest", where=layer.comment or layer.digest
             )
+
+
+def _tagged(index: Mapping[str, Any], tag: str, folder: Path) -> Mapping[str, Any]:
+    """The index with the images of one tag only."""
+    entries = index["manifests"]
+    names = [(entry.get("annotations") or {}).get(REF_NAME) for entry in entries]
+    found = [entry for entry, name in zip(entries, names, strict=True) if name == tag]
+    if not tag or (tag == "latest" and not found and len(entries) == 1):
+        return index
+    if not found:
+        raise BuildError(
+            f"the layout has no image of the tag {tag}",
+            where=str(folder),
+            hint=f"it has {', '.join(filter(None, names)) or 'none with a name'}",
+        )
+    return {"manifests": found}

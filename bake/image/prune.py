@@ -24,7 +24,7 @@ from bake.image.build.base import BASE_REPOSITORY
 from bake.image.engine.archive import EngineLike
 from bake.image.engine.probe import PROBE_REPOSITORY
 from bake.image.oci.model import LAYERS_LABEL
-from bake.image.oci.saved import IMAGE_FILE
+from bake.image.saved import IMAGE_FILE
 from bake.plan.state import BuildFolder, key_of
 
 NAMED = "named"
