@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from runtime.files.errors import WeightsError
 from runtime.files.policy import show_url
@@ -55,10 +52,6 @@ def pause_after(failure: RetryableError, tries: int, retry: Retry) -> float:
     if pause_s is None:
         raise failure.failure
     return pause_s
-
-
-Explain = Callable[[requests.Response, str], Exception]
-"""Makes a WeightsError or RetryableError of a refusal; the text is the address that refused."""
 
 
 def explain_plainly(response: requests.Response, url: str) -> Exception:
@@ -151,12 +144,6 @@ def refuse_start(chunk: bytes, url: str) -> None:
     """Raises WeightsError (kind `page`) if a file's first bytes are those of a page or message."""
     if identify_start(chunk[:SNIFF_BYTES]) == "page":
         raise page_error(describe(chunk[:SNIFF_BYTES]), url)
-
-
-def refuse_body(response: requests.Response, url: str) -> None:
-    """As `refuse_start`, of a body of which nothing is read yet and nothing else is wanted."""
-    with contextlib.suppress(HTTPError, OSError):
-        refuse_start(response.raw.read(SNIFF_BYTES, decode_content=False), url)
 
 
 def page_error(found: str, url: str) -> WeightsError:

@@ -101,27 +101,21 @@ class LoraStore:
     def _prepare_one(
         self, request: LoraRequest, deadline: float, cancelled: threading.Event
     ) -> Applied:
-        name, scale = request.name, request.scale
+        tag, source, was_cached = request.name, "baked", True
         if request.is_baked:
-            baked = next(e for e in self._worker.of_role("lora") if e.name == name)
-            _check_hash(Path(baked.path), baked.sha256, request.sha256_prefix or "")
-            return Applied(
-                name=name,
-                tag=name,
-                scale=scale,
-                sha256=baked.sha256,
-                source="baked",
-                was_cached=True,
-            )
-        url = self._address(request)
-        path, was_cached = self._find_or_fetch(url, request, deadline, cancelled)
-        sha256 = _digest_of(path)
-        tag = f"{name}-{sha256[:12]}"
-        self._link(tag, path)
-        source = show_url(url)
+            baked = next(each for each in self._worker.of_role("lora") if each.name == tag)
+            sha256 = baked.sha256
+            _check_hash(Path(baked.path), sha256, request.sha256_prefix or "")
+        else:
+            url = self._address(request)
+            path, was_cached = self._find_or_fetch(url, request, deadline, cancelled)
+            sha256, source = _digest_of(path), show_url(url)
+            tag = f"{request.name}-{sha256[:12]}"
+            self._link(tag, path)
         return Applied(
-            name=name, tag=tag, scale=scale, sha256=sha256, source=source, was_cached=was_cached
-        )
+            name=request.name, tag=tag, scale=request.scale, sha256=sha256, source=source,
+            was_cached=was_cached,
+        )  # fmt: skip
 
     def _address(self, request: LoraRequest) -> str:
         """An address that may be asked for; pages of CivitAI and Hugging Face become their files."""

@@ -10,7 +10,8 @@ from typing import Any
 
 import requests
 
-from runtime.files.answers import Explain, RetryableError, pause_after, transport_failure
+from bake.weights.transfer.remote import Explain
+from runtime.files.answers import RetryableError, pause_after, transport_failure
 from runtime.files.errors import WeightsError
 from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url

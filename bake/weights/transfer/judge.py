@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from runtime.files.answers import (
     ANOTHER_WAY,
     ContentRange,
     content_length,
     parse_content_range,
-    refuse_body,
     refuse_page,
+    refuse_start,
 )
 from runtime.files.errors import WeightsError
 from runtime.files.policy import show_url
+from runtime.files.sniff import SNIFF_BYTES
 from runtime.retry import USUAL, Retry
 
 SEGMENT_BYTES = 32 << 20
@@ -92,8 +95,14 @@ def _judge_total(
         raise WeightsError("not_weights", "the file is empty", where=show_url(url))
     if options.size_bytes is not None and total != options.size_bytes:
         if start == 0:
-            refuse_body(response, url)
+            _refuse_body(response, url)
         raise wrong_size(total, options, url)
+
+
+def _refuse_body(response: requests.Response, url: str) -> None:
+    """As `refuse_start`, of a body of which nothing is read yet and nothing else is wanted."""
+    with contextlib.suppress(HTTPError, OSError):
+        refuse_start(response.raw.read(SNIFF_BYTES, decode_content=False), url)
 
 
 def judge_segment(

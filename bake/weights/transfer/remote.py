@@ -7,16 +7,19 @@ the storage address that it gave, until that expires. CivitAI counts each redire
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
-from runtime.files.answers import Explain, RetryableError, explain_plainly, transport_failure
+from runtime.files.answers import RetryableError, explain_plainly, transport_failure
 from runtime.files.errors import WeightsError
 from runtime.files.http import Client
 from runtime.files.policy import show_url
 
 _EXPIRED = {401, 403, 410}
+Explain = Callable[[requests.Response, str], Exception]
+"""Makes a WeightsError or RetryableError of a refusal; the text is the address that refused."""
 
 
 class Remote:
