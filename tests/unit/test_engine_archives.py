@@ -42,6 +42,7 @@ class FakeApi:
         self.answer = answer or []
         self.sent = b""
         self.saves = 0
+        self.timeout = 120
         self.read_bytes = 0
 
     def get_image(self, image: str, chunk_size: int) -> Iterator[bytes]:
@@ -50,17 +51,9 @@ class FakeApi:
             self.read_bytes += 700
             yield self.archive[at : at + 700]
 
-    def _url(self, path: str) -> str:
-        return path
-
-    def _post(self, url: str, *, data: Iterator[bytes], **_: Any) -> requests.Response:
+    def load_image(self, data: Iterator[bytes]) -> Iterator[dict[str, Any]]:
         self.sent = b"".join(data)
-        response = requests.Response()
-        response.status_code = 200
-        response.raw = io.BytesIO(
-            b"".join(json.dumps(each).encode() + b"\n" for each in self.answer)
-        )
-        return response
+        yield from self.answer
 
 
 class FakeEngine:

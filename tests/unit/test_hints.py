@@ -1,7 +1,8 @@
-"""Every command that a message of ours names is one that bake understands."""
+"""Every command that a message or a page of ours names is one that bake, or make, understands."""
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,11 +67,18 @@ def understand(words: list[str]) -> None:
 NAMED = sorted(
     {
         (path.relative_to(ROOT).as_posix(), " ".join(words))
-        for path in (ROOT / "bake").rglob("*.py")
+        for package in ("bake", "runtime")
+        for path in (ROOT / package).rglob("*.py")
         for _, text in texts(path)
         for words in commands_in(text)
     }
 )
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / ".runpod").glob("*.md")),
+]
 
 
 @pytest.mark.parametrize(("file", "command"), NAMED)
@@ -90,6 +98,105 @@ def test_there_are_such_commands() -> None:
 def test_a_command_that_would_end_with_2_is_found(command: str) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
         understand(command.split())
+
+
+def blocks_and_spans(page: str) -> tuple[list[str], list[str]]:
+    """The lines of a page's code blocks, without prompt and comment, and its code in sentences."""
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    lines = [re.sub(r"^\$ |\s#.*$", "", line.strip()) for line in joined.splitlines()]
+    outside = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
+    return lines, re.findall(r"`([^`\n]+)`", outside)
+
+
+def whole_commands(line: str, program: str) -> Iterator[list[str]]:
+    """The arguments of each command of a program in a line of a shell."""
+    for part in re.split(r"&&|\|\||[|;]", line):
+        found = re.match(rf"\s*(?:[A-Z_]+=\S*\s+)*(?:\S*/)?{program}\s+(.+)", part)
+        if found:
+            yield shlex.split(found[1])
+
+
+def understand_in_part(words: list[str]) -> None:
+    """As `understand`, of a command in a sentence: `bake image --push` may leave out what it is about."""
+    words = [re.sub(r"[\[\]]|…", "", word) for word in words]
+    words = [word for word in words if word]
+    if words[0].startswith("-"):
+        options = {option for each in cli.get_params(click.Context(cli)) for option in each.opts}
+        assert words[0] in options, words
+        return
+    try:
+        understand(words)
+    except click.MissingParameter:
+        return
+    except AssertionError:
+        # `bake store`, `bake store gc`: named, not told to be typed
+        command = cli.get_command(click.Context(cli), words[0])
+        assert isinstance(command, click.Group), words
+        assert all(each in command.commands for each in words[1:]), words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_command_on_a_page_is_understood(page: Path) -> None:
+    lines, spans = blocks_and_spans(page.read_text(encoding="utf-8"))
+    for line in lines:
+        for words in whole_commands(line, "bake"):
+            understand(words)
+    for span in spans:
+        for words in whole_commands(span, "bake"):
+            understand_in_part(words)
+
+
+TARGETS = set(
+    re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+)
+
+
+def targets_in(words: list[str]) -> list[str]:
+    """What make is told to make; variables and options are no targets."""
+    return [word for word in words if not word.startswith("-") and "=" not in word]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_target_on_a_page_is_in_the_makefile(page: Path) -> None:
+    lines, spans = blocks_and_spans(page.read_text(encoding="utf-8"))
+    for line in (*lines, *spans):
+        for words in whole_commands(line, "make"):
+            assert set(targets_in(words)) <= TARGETS, line
+
+
+def test_a_target_in_a_message_is_in_the_makefile() -> None:
+    """A hint begins with its command, or has it in backticks; `make room` begins a sentence."""
+    prose = {"room", "a", "the", "an"}
+    named = {
+        found[1]
+        for package in ("bake", "runtime")
+        for path in (ROOT / package).rglob("*.py")
+        for _, text in texts(path)
+        for found in re.finditer(r"(?:^|`|: )make ([a-z][a-z-]*)", text)
+    }
+    assert "engine-start" in named
+    assert named - prose <= TARGETS
+
+
+def test_the_pages_name_such_commands() -> None:
+    found = [blocks_and_spans(page.read_text(encoding="utf-8")) for page in PAGES]
+    in_blocks = [
+        words for lines, _ in found for line in lines for words in whole_commands(line, "bake")
+    ]
+    in_spans = [
+        words for _, spans in found for each in spans for words in whole_commands(each, "bake")
+    ]
+    assert len(in_blocks) > 10
+    assert len(in_spans) > 40
+    page = "```console\n$ X=1 .venv/bin/bake lock a.yaml  # and commit\n$ make check test V=1\n```\n`bake plan`"
+    lines, spans = blocks_and_spans(page)
+    assert [list(whole_commands(line, "bake")) for line in (*lines, *spans)] == [
+        [["lock", "a.yaml"]],
+        [],
+        [["plan"]],
+    ]
+    assert targets_in(next(whole_commands(lines[1], "make"))) == ["check", "test"]
 
 
 def test_causes_are_kept() -> None:

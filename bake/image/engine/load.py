@@ -1,4 +1,4 @@
-"""Gives an image to the local engine by `POST /images/load`: only the layers that it lacks travel.
+"""Gives an image to the local engine by the SDK's `load_image`: only the layers that it lacks travel.
 
 Seen on Engine 26.1.5: with the classic store and with the containerd store an archive need not hold the
 layers that the engine has. With the containerd store these must be the very blobs of an image that is
@@ -9,7 +9,6 @@ would fail. So a layer is left out only below an image whose manifest is known t
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -60,17 +59,16 @@ def load_image(image: Image, engine: EngineLike, tag: str) -> str:
     present = _present_layers(image, engine)
     archive = _archive(image, name=str(reference), tag=reference.tag, without=present)
     api: Any = engine.client.api
+    usual_s, api.timeout = api.timeout, _TIMEOUT_S  # the SDK has no time limit for one call
     try:
-        response = api._post(  # the SDK's load_image reads the whole stream first
-            api._url("/images/load"),
-            data=archive, headers={"Content-Type": "application/x-tar"},
-            timeout=_TIMEOUT_S, stream=True,
-        )  # fmt: skip
-        _read_answer(response)
+        for event in api.load_image(archive):
+            _check(event)
     except (DockerException, requests.RequestException) as error:
         raise BuildError(
             f"the engine did not take the image: {_reason(error)}", where=tag
         ) from error
+    finally:
+        api.timeout = usual_s
     loaded = _image_id(engine, tag)
     if loaded not in (image.digest, image.config_digest):
         raise BuildError(
@@ -187,28 +185,23 @@ def _image_id(engine: EngineLike, name: str) -> str | None:
         return None
 
 
-def _read_answer(response: requests.Response) -> None:
-    """Reads the engine's progress to its end: a full disk is a 200 with an `error` in it."""
-    response.raise_for_status()
-    for line in response.iter_lines():
-        try:
-            event: Any = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("error"):
-            text = str(event["error"])
-            if "no space left" in text:
-                raise MachineError(
-                    "the engine's disk is full",
-                    where=text[-200:],
-                    hint="docker system prune, or push with no local engine: `bake image MANIFEST --push --no-load`",
-                )
-            raise BuildError(f"the engine did not take the image: {text[:300]}")
+def _check(event: Any) -> None:
+    """Raises for an event of the engine's progress that is an error, as for a full disk, or is no event of it."""
+    # `message`: an error that came in chunks, which the SDK hands out as if it were progress.
+    found = isinstance(event, dict) and (event.get("error") or event.get("message"))
+    if not found:
+        return
+    text = str(found)
+    if "no space left" in text:
+        raise MachineError(
+            "the engine's disk is full",
+            where=text[-200:],
+            hint="docker system prune, or push with no local engine: `bake image MANIFEST --push --no-load`",
+        )
+    raise BuildError(f"the engine did not take the image: {text[:300]}")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, APIError) and error.explanation:
         return str(error.explanation)
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"{error.response.status_code} {error.response.text[:300]}"
     return type(error).__name__
