@@ -134,6 +134,8 @@ def to_bake_error(error: WeightsError, *, where: str | None = None) -> BakeError
     hint = error.hint
     if error.kind == "unlisted":
         hint = "if that is right, name it in BAKE_STORAGE_HOSTS"
+    elif error.kind == "tls":
+        hint = "name your network's certificates in BAKE_CA_BUNDLE"
     return kind(error.what, where=place or None, hint=hint)
 
 

@@ -185,12 +185,7 @@ def connection_failure(error: requests.RequestException, url: str) -> WeightsErr
     """What a transport's failure means, without the address's query that its own text holds."""
     where = show_url(url)
     if isinstance(error, requests.exceptions.SSLError):
-        return WeightsError(
-            "tls",
-            "the server's certificate is not trusted here",
-            where=where,
-            hint="set REQUESTS_CA_BUNDLE to your network's certificates",
-        )
+        return WeightsError("tls", "the server's certificate is not trusted here", where=where)
     if isinstance(error, requests.exceptions.ProxyError):
         return WeightsError("connection", "the proxy cannot be reached", where=where)
     if isinstance(error, requests.exceptions.ConnectTimeout):

@@ -78,6 +78,7 @@ def test_an_untrusted_server_or_name(
             "s3cret",
         )
     assert raised.value.kind == "tls"
+    assert "BAKE_CA_BUNDLE" in str(to_bake_error(raised.value))
     with pytest.raises(WeightsError, match="certificate is not trusted here"):
         fetch_url(
             f"{origin}/plain/x.safetensors",

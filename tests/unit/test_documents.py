@@ -33,6 +33,65 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors_of(target), link
 
 
+FOLDERS = "bake|runtime|tests|demo|benchmarks|docs|requirements|manifests"
+NOT_HERE = {"bake/resources/"}
+"""Only in a wheel."""
+SOURCES = sorted(path for name in FOLDERS.split("|") for path in (ROOT / name).rglob("*.py"))
+
+
+def alternatives(path: str) -> Iterator[str]:
+    """`a/{b,c}.py` → `a/b.py`, `a/c.py`."""
+    found = re.search(r"\{([^{}]*)\}", path)
+    if found is None:
+        yield path
+        return
+    for each in found[1].split(","):
+        yield from alternatives(path[: found.start()] + each + path[found.end() :])
+
+
+def is_there(path: str) -> bool:
+    return all(any(ROOT.glob(each.rstrip("/."))) for each in alternatives(path))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page: Path) -> None:
+    spans = " ".join(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
+    named = set(re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w{{}},.*/-]+", spans))
+    assert [each for each in sorted(named - NOT_HERE) if not is_there(each)] == []
+
+
+def has_name(dotted: str) -> bool:
+    """Whether `bake.image.kept` is a module, or `runtime.worker.Worker` a name in one."""
+    parts = dotted.split(".")
+    for count in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:count])
+        for source in (place.with_suffix(".py"), place / "__init__.py"):
+            if source.is_file():
+                names = parts[count : count + 1]
+                text = source.read_text(encoding="utf-8")
+                return all(re.search(rf"\b{each}\b", text) for each in names)
+    return False
+
+
+def test_every_file_and_module_that_a_comment_names_is_there() -> None:
+    wrong = []
+    for source in SOURCES:
+        text = source.read_text(encoding="utf-8")
+        paths = re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w/-]+\.(?:py|md|txt|json)\b", text)
+        dotted = re.findall(r"`((?:bake|runtime|tests|demo|benchmarks)(?:\.\w+)+)`", text)
+        wrong += [f"{source}: {each}" for each in paths if not is_there(each)]
+        wrong += [f"{source}: {each}" for each in dotted if not has_name(each)]
+    assert wrong == []
+
+
+def test_a_file_that_is_not_there_is_found() -> None:
+    assert is_there("bake/{lock,errors}.py")
+    assert not is_there("bake/{lock,none}.py")
+    assert has_name("runtime.worker.Worker.command")
+    assert not has_name("runtime.worker.Nobody")
+    assert not has_name("bake.nothing")
+
+
 def test_the_readmes_manifest_is_the_committed_one() -> None:
     shown = re.findall(r"```yaml\n(.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     file = ROOT / "manifests" / "jib-mix-illustrious-realistic.yaml"
