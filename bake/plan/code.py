@@ -22,6 +22,7 @@ SHAPES_NOTHING = {
     "bake.console": "talks",
     "bake.errors": "words of failures",
     "bake.process": "runs a command as it is given, and keeps its output in a log",
+    "bake.flock": "makes others wait",
     "bake.files": "writes and hashes files as they are",
     "bake.settings": "where and how long; no value of it is in an image",
     "bake.manifest": "its values are in the keys",
@@ -33,7 +34,6 @@ SHAPES_NOTHING = {
     "bake.image.engine.docker": "the engine does as the step says",
     "bake.image.engine.load": "the engine's image has the digest that was assembled, or it fails",
     "bake.image.registry": "moves blobs by their digests, or fails",
-    "runtime.files.locks": "makes others wait",
 }
 """Modules, and packages with all that is in them, whose source no key holds, each with the reason."""
 

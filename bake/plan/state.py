@@ -11,16 +11,15 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from bake.console import Console
 from bake.errors import MachineError
 from bake.files import write_atomically
+from bake.flock import locked
 
 Document = Mapping[str, str]
 """Everything that a step's result depends on: a name and a short text for each."""
@@ -80,24 +79,20 @@ class BuildFolder:
         Raises:
             MachineError: the folder cannot be written.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / "lock")
+
+        def say() -> None:
+            console.say(f"another bake works in {self.root}; waiting for it")
+
+        with ExitStack() as held:
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                console.say(f"another bake works in {self.root}; waiting for it")
-                lock.acquire()
-        except OSError as error:
-            raise MachineError(
-                f"cannot be written: {error.strerror}", where=str(self.root)
-            ) from error
-        try:
+                held.enter_context(locked(self.root / "lock", on_wait=say))
+            except OSError as error:
+                raise MachineError(
+                    f"cannot be written: {error.strerror}", where=str(self.root)
+                ) from error
+            held.callback(shutil.rmtree, self.root / "tmp", ignore_errors=True)
             shutil.rmtree(self.root / "tmp", ignore_errors=True)
             yield
-        finally:
-            shutil.rmtree(self.root / "tmp", ignore_errors=True)
-            lock.release()
 
     @contextmanager
     def temporary_folder(self, step: str) -> Iterator[Path]:

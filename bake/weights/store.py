@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from bake.console import format_bytes
 from bake.errors import MachineError
-from runtime.files.locks import locked, take_lock, try_lock
+from bake.flock import locked, take_lock, try_lock
 from runtime.worker import WEIGHTS_MTIME
 
 if TYPE_CHECKING:

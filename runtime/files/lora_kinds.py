@@ -32,23 +32,9 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Name, and the parts that a layer must have; the first that fits, in the webui's own order."""
 _VARIANTS = (("dora_scale", "DoRA"), ("lora_mid.weight", "LoCon"))
 _MARKS = (
-    *(
-        ".lora_down.weight",
-        ".hada_w1_a",
-        ".lokr_w1",
-        ".lokr_w1_a",
-        ".oft_blocks",
-        ".oft_diag",
-        ".on_input",
-    ),
-    *(
-        ".lora_A.weight",
-        ".lora_A.default.weight",
-        ".lora.down.weight",
-        "_lora.down.weight",
-        ".w_norm",
-    ),
-)
+    ".lora_down.weight", ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".oft_diag", ".on_input",
+    ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight", ".w_norm",
+)  # fmt: skip
 """How a name ends in a LoRA, whatever its layers are called; the second line has diffusers' and PEFT's."""
 _BUNDLED = "bundle_emb."
 
@@ -78,9 +64,9 @@ _CONVERTER = (
 _WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _CONTEXT = re.compile(r"attn2[._](?:processor[._])?to_[kv]")
 _OF_INPUT_WIDTH = (
-    *(".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", "lora.down.weight"),
-    *(".hada_w1_b", ".b1.weight", ".diff"),
-)
+    ".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", "lora.down.weight",
+    ".hada_w1_b", ".b1.weight", ".diff",
+)  # fmt: skip
 """Parts whose second dimension is the layer's input."""
 _SDXL = re.compile(
     r"^lora_te2_|^\w+_unet_(?:input|output)_blocks_\d+_1_transformer_blocks_[1-9]"

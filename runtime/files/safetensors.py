@@ -25,30 +25,15 @@ _MAX_NUMBER = 1 << 64
 _MAX_DEPTH = 127
 """Of the header's JSON, as serde_json has it; 2 for a tensor's entry."""
 _FIELDS = ("dtype", "shape", "data_offsets")
-DTYPE_BITS = {
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "I16": 16,
-    "U16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "I32": 32,
-    "U32": 32,
-    "F32": 32,
-    "I64": 64,
-    "U64": 64,
-    "F64": 64,
-    "C64": 64,
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
+_DTYPES = {
+    8: "BOOL U8 I8 F8_E4M3 F8_E5M2 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ",
+    16: "I16 U16 F16 BF16",
+    32: "I32 U32 F32",
+    64: "I64 U64 F64 C64",
+    4: "F4",
+    6: "F6_E2M3 F6_E3M2",
 }
+DTYPE_BITS = {name: bits for bits, names in _DTYPES.items() for name in names.split()}
 
 
 @dataclass(frozen=True, kw_only=True)

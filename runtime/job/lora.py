@@ -7,12 +7,13 @@ cache (on the network volume, if there is one); the webui sees a link in its own
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from runtime.files.addresses import STORAGE_HOSTS, resolve
 from runtime.files.errors import WeightsError
 from runtime.files.fetch import fetch_url
 from runtime.files.http import Credentials, Timeouts
-from runtime.files.locks import locked
 from runtime.files.lora_kinds import recognise_lora
 from runtime.files.policy import HostPolicy, show_url
 from runtime.files.safetensors import data_sha256, read_header
@@ -139,7 +139,7 @@ class LoraStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         prefix = request.sha256_prefix or ""
         key = hashlib.sha256(url.encode()).hexdigest()[:32]
-        with locked(self.folder / f"{key}.lock"):
+        with _locked(self.folder / f"{key}.lock"):
             others = list(self.folder.glob(f"{key}-*.safetensors"))
             for path in others:
                 if _is_meant(path, _digest_of(path), prefix):
@@ -217,6 +217,14 @@ class LoraStore:
         code = "lora_unavailable" if error.kind in _RETRYABLE else "lora_refused"
         fields = [FieldError(field=where, message=what)]
         return JobError(code, f"LoRA {name!r}: {what}", fields=fields)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Held by one worker at a time; the kernel takes it from one that dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _digest_of(path: Path) -> str:

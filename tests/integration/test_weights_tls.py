@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bake.weights.context import to_bake_error
 from bake.weights.transfer.download import run_download
 from bake.weights.transfer.judge import Options
 from bake.weights.transfer.partial import PartFile

@@ -10,11 +10,11 @@ import pytest
 
 from bake.console import Console
 from bake.errors import BuildError, ManifestError
+from bake.flock import locked
 from bake.image.build.base import BasePlan, build_base, plan_base
 from bake.image.engine.docker import Engine
 from bake.manifest.load import parse_manifest
 from bake.settings import Settings
-from runtime.files.locks import locked
 
 GOOD = """\
 name: a-model

@@ -9,6 +9,7 @@ import pytest
 
 from bake.console import Console
 from bake.errors import MachineError
+from bake.flock import locked, take_lock, try_lock
 from bake.weights.store import (
     Store,
     StoredFile,
@@ -16,7 +17,6 @@ from bake.weights.store import (
     hash_file,
     plan_garbage,
 )
-from runtime.files.locks import locked, take_lock, try_lock
 from runtime.worker import WEIGHTS_MTIME
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from bake import assets
 from bake.console import Console
 from bake.errors import BuildError, ManifestError
+from bake.flock import locked
 from bake.image.build.dockerfile import Dockerfile, hash_context, parse_dockerfile
 from bake.image.build.wheel import (
     BUILD_STAGE,
@@ -29,7 +30,6 @@ from bake.manifest.model import Manifest
 from bake.plan.code import sources_of
 from bake.plan.state import Document, key_of
 from bake.settings import Settings
-from runtime.files.locks import locked
 
 BASE_REPOSITORY = "bakery.local/base"
 """Built bases are tagged with their keys; no registry has this name."""
