@@ -1,7 +1,7 @@
 """Brings files into the page cache with large reads from several threads.
 
 The kernel's own read-ahead is 128 KiB on most disks: a checkpoint that is mapped comes in at half the
-disk's speed (2.53 s for 2.13 GB, against 1.15 s with four threads; facts/webui-start.md).
+disk's speed (2.53 s for 2.13 GB, against 1.15 s with four threads).
 """
 
 from __future__ import annotations
