@@ -8,9 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from bake.weights.signed import find_credential
+from urllib.parse import unquote_plus, urlsplit
 
 REMEDY = (
     "for a private git repository: the plain address, and BAKE_GIT_CREDENTIALS (docs/base.md); for a proxy: "
@@ -32,6 +30,20 @@ _BEFORE_BYTES = 256
 _NO_WORD = re.compile(rb"(?:\A|[^A-Za-z0-9_])\Z")
 _NO_CAPITAL = re.compile(rb"(?:\A|[^A-Z0-9])\Z")
 _HEX = rb"[0-9a-f]{32}(?![0-9a-f])"
+_WHOLE = {
+    *("sig", "sign", "se", "ske", "skt", "skoid", "sktid", "expires", "expiry", "policy"),
+    *("auth", "jwt", "pwd", "pass", "hdnts", "hdnea", "hdntl", "googleaccessid"),
+    *("st", "verify", "mac", "hmac", "code", "sid", "ticket", "session", "bearer"),
+}
+_PART = re.compile(
+    r"token|secret|signature|passw|credential|authoriz|accesskey|apikey|keypair|sessionid|hmac"
+)
+_START = re.compile(r"xamz|xgoog|xoss|xcos|qsign|qak|qkeytime|tempurl")
+"""Query parameters of addresses that let in whoever knows them. Read from the documentation of each: AWS
+(`X-Amz-*`, older `AWSAccessKeyId`), CloudFront (`Policy`, `Signature`, `Key-Pair-Id`), Google (`X-Goog-*`,
+older `GoogleAccessId`), Azure (`sig`, `se`, `sk*`), Alibaba (`OSSAccessKeyId`, `x-oss-*`), Tencent (`q-*`),
+Swift (`temp_url_*`), Akamai (`hdnts`, `hdnea`), GitLab (`private_token`, `job_token`), Backblaze
+(`Authorization`), Dropbox (`rlkey`), nginx (`st`), Cloudflare (`verify`), BunnyCDN (`bcdn_token`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +130,28 @@ def _of_address(word: str) -> str | None:
         return "holds an address with a user or password in it"
     name = find_credential(word)
     return f"holds an address with {name}=… in it" if name else None
+
+
+def find_credential(address: str) -> str | None:
+    """The name of a query parameter that carries a credential or belongs to a signature; None without one.
+
+    A fragment is never sent, but would be written down like the rest, so its parameters count as well.
+    """
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return None
+    for each in re.split(r"[&;]", f"{parts.query}&{parts.fragment}"):
+        name = unquote_plus(each.partition("=")[0]).strip()
+        plain = re.sub(r"[^a-z0-9]", "", name.lower())
+        if (
+            plain in _WHOLE
+            or plain.endswith(("key", "sig"))
+            or _PART.search(plain)
+            or _START.match(plain)
+        ):
+            return name[:40]
+    return None
 
 
 def mask_secrets(text: str, environ: Mapping[str, str] | None = None) -> str:

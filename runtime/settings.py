@@ -72,7 +72,7 @@ class Settings:
     webui_log: str = _variable("WEBUI_LOG", "/tmp/bakery/webui.log", "the webui's output, two files of at most 8 MiB")  # noqa: S108  # a container's own /tmp
     worker_file: str = _variable("WORKER_FILE", WORKER_FILE, "what the image knows of itself")
     timeline: str = _variable("TIMELINE", DEFAULT_FILE, "the start's events, one JSON object a line")
-    test_output: str = _variable("TEST_OUTPUT", "", "file that each result is written to as JSON, as `bake verify` wants it")
+    test_output: str = _variable("TEST_OUTPUT", "", "file that each result is written to as JSON, as a verification by bake wants it")
     civitai_token: str = _of_that_name("CIVITAI_TOKEN", "", "sent to CivitAI, nowhere else", shown=False)
     hf_token: str = _of_that_name("HF_TOKEN", "", "sent to Hugging Face, nowhere else", shown=False)
     bucket_endpoint: str = _of_that_name("BUCKET_ENDPOINT_URL", "", "the S3 server of `delivery: s3`, see [below](#a-bucket-for-pictures)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bake.weights.signed import find_credential
+from bake.secrets import find_credential
 from runtime.files.addresses import CIVITAI, HUGGING_FACE, Provider, Source, parse_address
 from runtime.files.errors import WeightsError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bake.weights.signed import find_credential
+from bake.secrets import find_credential
 from bake.weights.sources import SourceFormError, parse_source
 from runtime.files.addresses import CIVITAI, STORAGE_HOSTS, resolve
 from runtime.files.errors import WeightsError

@@ -132,7 +132,7 @@ FORMATS = {
 
 def test_no_other_version_is_raised_by_hand() -> None:
     """What is only kept to save time has the hash of the sources in its key (`bake.plan.code.version_of`)."""
-    found = set()
+    found: set[str] = set()
     for module, path in MODULES.items():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             targets = node.targets if isinstance(node, ast.Assign) else []

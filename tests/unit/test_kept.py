@@ -20,8 +20,9 @@ from bake.image.oci.model import RAW_LAYER, BytesContent, Descriptor, Image, Lay
 from bake.image.verify import image as verify_module
 from bake.image.verify.image import verify_image
 from bake.image.verify.scan import LayerFacts, scan_layer, scan_version
-from bake.image.verify.secrets import FORMS, SecretScanner
+from bake.image.verify.secrets import SecretScanner
 from bake.image.verify.verdict import Verdict
+from bake.secrets import FORMS
 from tests.unit.test_verify import (
     CONSOLE,
     CONTENT,

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound, StreamParseError
 
 from bake.errors import BuildError, MachineError
 from bake.image.engine.archive import EngineContent, EngineLike
@@ -63,7 +63,7 @@ def load_image(image: Image, engine: EngineLike, tag: str) -> str:
     try:
         for event in api.load_image(archive):
             _check(event)
-    except (DockerException, requests.RequestException) as error:
+    except (DockerException, StreamParseError, requests.RequestException) as error:
         raise BuildError(
             f"the engine did not take the image: {_reason(error)}", where=tag
         ) from error
