@@ -22,10 +22,9 @@ class Retry:
     attempts: int = 7
     """Tries in all, the first one included; where progress may come between them, tries in a row without any."""
     backoff_s: float = 1.0
-    """Longest pause before the third try; doubled before each further one, up to `most_s`."""
+    """Longest pause before the third try; doubled before each further one."""
     first_s: float | None = None
     """Longest pause before the second try. None: a tenth of `backoff_s`, since most cuts are single events."""
-    most_s: float = 30.0
 
     def at_most(self, attempts: int | None) -> Retry:
         """The same with fewer tries; None for as many."""
@@ -47,7 +46,7 @@ class Retry:
             first_s = self.backoff_s / 10 if self.first_s is None else self.first_s
             longest_s = first_s if tries == 1 else self.backoff_s * 2.0 ** min(tries - 2, 30)
             # What broke together does not come back in step.
-            pause_s = min(self.most_s, longest_s) * random.uniform(0.5, 1.0)  # noqa: S311
+            pause_s = longest_s * random.uniform(0.5, 1.0)  # noqa: S311
         is_over = tries >= self.attempts or (asked_s or 0) > MAX_ASKED_S or pause_s > left_s
         return None if is_over else pause_s
 

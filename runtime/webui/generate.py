@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -202,9 +201,7 @@ class Generator:
             what = "the webui ended while it drew"
             raise JobError("webui_unavailable", what, refresh=True) from error
         wait_s = 0.0 if dead else self._settings.retry_wait_s
-        retry = Retry(
-            attempts=self._settings.attempts, first_s=wait_s, backoff_s=2 * wait_s, most_s=math.inf
-        )
+        retry = Retry(attempts=self._settings.attempts, first_s=wait_s, backoff_s=2 * wait_s)
         left_s = min(deadline, self._keeper.stop_at) - clock.now()
         pause_s = retry.pause_s(attempt, left_s=left_s)
         if permanent or pause_s is None:
