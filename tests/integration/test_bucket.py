@@ -326,7 +326,9 @@ class Picky(http.server.BaseHTTPRequestHandler):
         ]
         body = self.rfile.read(int(said.get("content-length", 0)))
         packed = "aws-chunked" in said.get("content-encoding", "") or body != PNG
-        self._reply(501 if odd or packed else 200, f"<Error><Code>{' '.join(odd)}</Code></Error>")
+        # in an answer of 200 too, botocore takes <Error> for one
+        refusal = f"<Error><Code>{' '.join(odd)}</Code></Error>" if odd or packed else ""
+        self._reply(501 if refusal else 200, refusal)
 
     def do_GET(self) -> None:
         self._reply(206, "x")
@@ -353,7 +355,7 @@ def test_no_checksum_is_sent_that_nobody_asked_for(sdk: Sdk) -> None:
     finally:
         picky.shutdown()
         picky.server_close()
-    assert len(done["links"]) == 1, done
+    assert len(done.get("links", [])) == 1, done
 
 
 def test_a_link_that_does_not_open_is_an_error() -> None:

@@ -218,7 +218,7 @@ def test_what_passes_at_a_sites_api_is_asked_again(
     assert lock.pin("checkpoint").sha256 == SHA256
     assert lock.pin("checkpoint").licence.commercial_use is not None
     assert lock.pin("vae").licence.name == "mit"
-    assert len(refused) == 5
+    assert len(refused) == 6
 
 
 def test_a_file_that_the_hub_keeps_in_its_cache(case: Case) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import requests
 
 from bake.weights.sites.answers import is_html, read_json
-from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
+from runtime.files.answers import RETRIED, RetryableError, explain_plainly, retry_after_s
 from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.policy import show_url
 
@@ -110,7 +110,7 @@ def _explain_common(response: requests.Response, url: str) -> Exception | None:
             where=where,
             hint="fetch from a machine elsewhere, or through HTTPS_PROXY",
         )
-    if status == 503 or (is_html(response) and status >= 500):
+    if status == 503 or (is_html(response) and (status >= 500 or status in RETRIED)):
         error = WeightsError(
             "server",
             f"CivitAI is in maintenance or overloaded (HTTP {status})",

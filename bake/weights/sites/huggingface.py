@@ -18,7 +18,7 @@ from bake.weights.sites.answers import ask, get_json, is_html
 from bake.weights.sources import Source
 from bake.weights.transfer.remote import Remote
 from runtime.files.addresses import HUGGING_FACE, hub_file
-from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
+from runtime.files.answers import RETRIED, RetryableError, explain_plainly, retry_after_s
 from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url
@@ -159,7 +159,7 @@ def explain(response: requests.Response, url: str) -> Exception:
     if status in _BY_STATUS:
         kind, what, hint = _BY_STATUS[status]
         return WeightsError(kind, what, where=where, hint=hint)
-    if is_html(response) and status < 500:
+    if is_html(response) and status < 500 and status not in RETRIED:
         return WeightsError(
             "page", f"the hub answers with a page for browsers (HTTP {status})", where=where
         )
