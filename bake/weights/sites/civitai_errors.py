@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 import requests
 
 from bake.weights.sites.answers import is_html, read_json
-from runtime.files.answers import RETRIED, RetryableError, explain_plainly, retry_after_s
+from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
 from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.policy import show_url
+from runtime.retry import TRANSIENT_STATUSES
 
 TokenState = Literal["none", "valid", "invalid", "unknown"]
 _DATE = re.compile(r"^\d{4}-\d{2}-\d{2}(?:T\d{2}:\d{2})?")
@@ -110,7 +111,7 @@ def _explain_common(response: requests.Response, url: str) -> Exception | None:
             where=where,
             hint="fetch from a machine elsewhere, or through HTTPS_PROXY",
         )
-    if status == 503 or (is_html(response) and (status >= 500 or status in RETRIED)):
+    if status == 503 or (is_html(response) and (status >= 500 or status in TRANSIENT_STATUSES)):
         error = WeightsError(
             "server",
             f"CivitAI is in maintenance or overloaded (HTTP {status})",

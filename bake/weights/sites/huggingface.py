@@ -18,10 +18,11 @@ from bake.weights.sites.answers import ask, get_json, is_html
 from bake.weights.sources import Source
 from bake.weights.transfer.remote import Remote
 from runtime.files.addresses import HUGGING_FACE, hub_file
-from runtime.files.answers import RETRIED, RetryableError, explain_plainly, retry_after_s
+from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
 from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url
+from runtime.retry import TRANSIENT_STATUSES
 
 CONNECTIONS = 4
 """Its CDN is made for several; its own client uses more."""
@@ -159,7 +160,7 @@ def explain(response: requests.Response, url: str) -> Exception:
     if status in _BY_STATUS:
         kind, what, hint = _BY_STATUS[status]
         return WeightsError(kind, what, where=where, hint=hint)
-    if is_html(response) and status < 500 and status not in RETRIED:
+    if is_html(response) and status < 500 and status not in TRANSIENT_STATUSES:
         return WeightsError(
             "page", f"the hub answers with a page for browsers (HTTP {status})", where=where
         )
