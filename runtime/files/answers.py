@@ -164,7 +164,11 @@ def validator_of(response: requests.Response) -> str | None:
 
 def content_length(response: requests.Response) -> int | None:
     """What a whole answer says of its length."""
-    text = response.headers.get("Content-Length", "")
+    return whole_number(response.headers.get("Content-Length", ""))
+
+
+def whole_number(text: str) -> int | None:
+    """A header's number of bytes; None for any other text, and for more than a file can have."""
     return int(text) if text.isdecimal() and len(text) < 19 else None
 
 

@@ -18,7 +18,7 @@ from bake.weights.sites.answers import ask, get_json, is_html
 from bake.weights.sources import Source
 from bake.weights.transfer.remote import Remote
 from runtime.files.addresses import HUGGING_FACE, hub_file
-from runtime.files.answers import RetryableError, explain_plainly, retry_after_s
+from runtime.files.answers import RetryableError, explain_plainly, retry_after_s, whole_number
 from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.http import MAX_REDIRECTS, REDIRECTS, Client
 from runtime.files.policy import show_url
@@ -38,12 +38,11 @@ def find_huggingface(context: Context, source: Source) -> Found:
     with _client(context) as client:
         facts = _head(context, client, source, source.revision or "main")
         licence, title, base_model, changed_at = _describe(context, client, source, facts["commit"])
-    size = facts["size"]
     return Found(
         file_name=path.rsplit("/", 1)[-1],
         url=hub_file(HUGGING_FACE.url, source, facts["commit"]),
         sha256=facts["sha256"] or None,
-        size_bytes=int(size) if size.isdecimal() and int(size) > 0 else None,
+        size_bytes=whole_number(facts["size"]) or None,
         title=title,
         revision=facts["commit"],
         base_model=base_model,
