@@ -3,7 +3,7 @@
 1. the webui's process, before anything heavy is imported: it needs longest;
 2. in its shadow the SDK's import (about two seconds);
 3. wait for the loaded model, by a deadline, with an eye on the process;
-4. take jobs until the platform, a signal or a broken webui ends the worker.
+4. take jobs, from the platform's queue or over HTTP, until the platform, a signal or a broken webui ends the worker.
 
 Ends with 0 after a wanted end, 1 for a failed local test or a broken webui, 2 for wrong settings, 3 if the
 webui did not start, 143 for a SIGTERM before it had.
@@ -58,14 +58,21 @@ def main() -> int:
         keeper.start()
         # The SDK logs every job and its whole output at its default level, DEBUG.
         os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
-        from runtime.serve import Server  # noqa: PLC0415  # imports the SDK
+        # The one imports the SDK, the other an HTTP server.
+        if settings.server == "http":
+            from runtime.http_server import HttpServer as Server  # noqa: PLC0415
+        else:
+            from runtime.serve import Server  # type: ignore[assignment]  # noqa: PLC0415
 
         server = Server(worker, settings, limits=limits, keeper=keeper, counters=counters)
-        sdk = {"name": "SDK", "began": began, "ended": time.monotonic()}
-        timeline = keeper.wait_until_loaded()
-        check_allowed(keeper.client, settings.allowed_overrides)
-        log("INFO", "start", "model loaded", start_s=_age_s(), timeline=[*timeline, sdk])
-        return server.run()
+        imports = {"name": "SDK", "began": began, "ended": time.monotonic()}
+
+        def load() -> None:
+            timeline = keeper.wait_until_loaded()
+            check_allowed(keeper.client, settings.allowed_overrides)
+            log("INFO", "start", "model loaded", start_s=_age_s(), timeline=[*timeline, imports])
+
+        return server.run(load)
     except WebuiProcessError as error:
         log("ERROR", "start", str(error), last_lines=error.last_lines)
         return 3

@@ -31,6 +31,7 @@ CODES = {
         True,
         "the bucket did not take a picture; not retryable where it refused it",
     ),
+    "busy": (True, "over HTTP: as many requests wait as the worker takes"),
     "internal": (True, "a fault of the worker; the log has it under the job's id"),
 }
 """Whether the same request may work later, and the meaning of each code."""

@@ -12,19 +12,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import runpod
 from runpod.serverless.modules.rp_job import job_progress
 
 from runtime.clock import clock
-from runtime.job.bucket import Bucket
 from runtime.job.handler import Handler
-from runtime.job.lora import LoraStore
 from runtime.log import Counters, log
 from runtime.settings import Settings
-from runtime.webui.generate import Generator
 from runtime.webui.keeper import Keeper
 from runtime.worker import Worker
 
@@ -48,16 +45,11 @@ class Server:
     ) -> None:
         self._grace_s = settings.term_grace_s
         self._keeper = keeper
-        bucket = Bucket(settings)
-        bucket.prepare()
-        self._handler = Handler(
-            settings=settings,
-            worker=worker,
-            keeper=keeper,
-            generator=Generator(keeper, settings, counters),
-            loras=LoraStore(settings, worker, _tokens(settings)),
-            bucket=bucket,
+        self._handler = Handler.create(
+            worker,
+            settings,
             limits=limits,
+            keeper=keeper,
             counters=counters,
             report=report_progress,
             on_refresh=self._refresh,
@@ -69,8 +61,9 @@ class Server:
         self._taking: asyncio.Task[Any] | None = None
         self._background: list[asyncio.Task[None]] = []
 
-    def run(self) -> int:
-        """Takes jobs; returns the exit code."""
+    def run(self, load: Callable[[], None]) -> int:
+        """Loads the model and takes jobs; returns the exit code. Raises what `load` raises."""
+        load()
         with contextlib.suppress(asyncio.CancelledError):
             runpod.serverless.start(self._config)
         return 1 if "refresh_worker" in self._config else 0
@@ -128,12 +121,3 @@ def report_progress(job: Mapping[str, Any], progress: Any) -> None:
 
 def _reports_on_their_way() -> bool:
     return any("_thread_target" in each.name for each in threading.enumerate())
-
-
-def _tokens(settings: Settings) -> dict[str, str]:
-    """Who may see which token."""
-    tokens = {
-        settings.civitai_url: settings.civitai_token,
-        "https://huggingface.co": settings.hf_token,
-    }
-    return {origin: token for origin, token in tokens.items() if token}

@@ -43,6 +43,11 @@ class Settings:
     # fmt: off
     device: str = _variable("DEVICE", "auto", "where the webui computes: `auto`, `cuda` or `cpu`", "auto", "cuda", "cpu")
     boot: str = _variable("BOOT", "proven", "[start tricks](boot.md#switching): `proven` (on this kind of device), `all`, `plain` (upstream's own start), or those to leave out")
+    server: str = _variable("SERVER", "queue", "how jobs come: `queue` (RunPod's, by its SDK), or `http` ([a load balancing endpoint](deploy.md#load-balancing))", "queue", "http")
+    http_queue: int = _variable("HTTP_QUEUE", 4, "with `http`: how many requests may wait beside the one that is drawn")
+    port: int = _of_that_name("PORT", 80, "with `http`: where requests come", least=1, most=65_535)
+    health_port: int = _of_that_name("PORT_HEALTH", 0, "with `http`: where `/ping` is asked; `PORT` if left out", most=65_535)
+    health_path: str = _of_that_name("HEALTH_CHECK_PATH", "/ping", "with `http`: asked by the load balancer")
     start_timeout_s: float = _variable("START_TIMEOUT_S", 300.0, "the model must be loaded by then; RunPod gives up after 420")
     job_timeout_s: float = _variable("JOB_TIMEOUT_S", 540.0, "a job is interrupted after this; RunPod's own default is 600")
     hang_timeout_s: float = _variable("HANG_TIMEOUT_S", 60.0, "a webui that answers no question for so long is killed")

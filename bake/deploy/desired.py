@@ -82,6 +82,7 @@ def desired_endpoint(
     deploy = manifest.deploy
     pools, excluded = _cards(manifest)
     is_queue = deploy.type == "queue"
+    own = {} if is_queue else {"BAKERY_SERVER": "http", "BAKERY_MAX_RESPONSE_MB": "30"}
     fields: dict[str, Any] = {
         "image": image,
         "disk": deploy.disk or disk_gb,
@@ -95,7 +96,7 @@ def desired_endpoint(
         "scaling": _scaling(manifest),
         "timeout": deploy.timeout * 1000,
         "flashboot": "FLASHBOOT" if deploy.flashboot else "OFF",
-        **{f"env.{name}": text for name, text in deploy.env.items()},
+        **{f"env.{name}": text for name, text in {**own, **deploy.env}.items()},
         **{f"env.{name}": secret_reference(each) for name, each in deploy.secrets.items()},
     }
     if is_queue and fields["scaling"]["type"] == "REQUEST_COUNT":

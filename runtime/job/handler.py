@@ -51,6 +51,34 @@ class Handler:
     """Called when the worker must be replaced after this job."""
     _offers: tuple[Names, dict[str, Any]] | None = None
 
+    @classmethod
+    def create(
+        cls,
+        worker: Worker,
+        settings: Settings,
+        *,
+        limits: Mapping[str, int],
+        keeper: Keeper,
+        counters: Counters,
+        report: Callable[[Mapping[str, Any], Any], None],
+        on_refresh: Callable[[], None],
+    ) -> Handler:
+        """A worker's handler with all that it uses."""
+        bucket = Bucket(settings)
+        bucket.prepare()
+        return cls(
+            settings=settings,
+            worker=worker,
+            keeper=keeper,
+            generator=Generator(keeper, settings, counters),
+            loras=LoraStore(settings, worker, _tokens(settings)),
+            bucket=bucket,
+            limits=limits,
+            counters=counters,
+            report=report,
+            on_refresh=on_refresh,
+        )
+
     async def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """The output, or `{"error": JSON text}`, with `refresh_worker` where the worker cannot go on."""
         bind_job(str(job.get("id", "")))
@@ -177,6 +205,15 @@ class Handler:
                 "notes": [*request.notes, *honoured.notes],
             },
         }
+
+
+def _tokens(settings: Settings) -> dict[str, str]:
+    """Who may see which token."""
+    tokens = {
+        settings.civitai_url: settings.civitai_token,
+        "https://huggingface.co": settings.hf_token,
+    }
+    return {origin: token for origin, token in tokens.items() if token}
 
 
 @contextlib.contextmanager
