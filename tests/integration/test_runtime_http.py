@@ -190,7 +190,7 @@ def test_start_full_queue_cancelled_and_ended(tmp_path: Path) -> None:
         worker.wait_for_log('"listening"')
         asked = Client(worker, health)
         # 204 as long as the model is not there, then 200.
-        seen = []
+        seen: list[int] = []
         end = time.monotonic() + 120
         while not seen or seen[-1] != 200:
             seen.append(asked.ask("GET", "/healthy")[0].status)
