@@ -130,3 +130,30 @@ def need_baked(what: str, *, build_dir: Path) -> BakedImage:
             hint="bake push manifests/NAME.yaml, or bake push build/NAME registry/name:tag",
         )
     return found
+
+
+def image_in_engine(what: str, *, engine: Engine, build_dir: Path) -> str:
+    """The id of an image in the engine: of the last bake of a manifest or a build folder, or by its reference.
+
+    Raises:
+        ManifestError: it is an OCI layout.
+        MachineError: the bake is not in the engine.
+        BuildError: it is not baked, or cannot be pulled.
+    """
+    if what.startswith(LAYOUT_SCHEME):
+        raise ManifestError(
+            "a layout is in no engine, and only an engine starts a worker",
+            where=what,
+            hint=f"skopeo copy {what} docker-daemon:NAME:TAG",
+        )
+    baked = find_baked(what, build_dir=build_dir)
+    if baked is None:
+        return engine.pull(what)
+    for identity in (baked.image.digest, baked.image.config_digest):
+        if found := engine.image_id(identity):
+            return found
+    raise MachineError(
+        "the image of the last bake is not in the engine",
+        where=what,
+        hint="bake image MANIFEST, without --no-load, gives it to the engine",
+    )

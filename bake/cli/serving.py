@@ -1,0 +1,79 @@
+"""What `bake try` and `bake serve` have in common on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from bake.errors import ManifestError
+from bake.settings import Settings
+from runtime.errors import SettingsError
+from runtime.settings import Settings as WorkerSettings
+from runtime.worker import Device
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def worker_options(function: _Function) -> _Function:
+    """How the worker is run."""
+    for option in (
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cuda", "cpu"]),
+            default="auto",
+            show_default=True,
+            envvar="BAKE_DEVICE",
+            help="What it draws on; auto: the GPU where the engine has one.",
+        ),
+        click.option(
+            "--env",
+            "variables",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A variable of the worker (docs/operations.md).",
+        ),
+        click.option(
+            "--timeout",
+            "timeout_s",
+            type=click.IntRange(1, 86400),
+            default=900,
+            show_default=True,
+            help="Seconds in which the worker must have started, and say something while it draws.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def device_of(text: str) -> Device | None:
+    """None: the best that there is."""
+    return None if text == "auto" else text  # type: ignore[return-value]  # a choice of click
+
+
+def make_environment(variables: tuple[str, ...], settings: Settings) -> dict[str, str]:
+    """The worker's variables: those of the command line, and our tokens for its LoRAs.
+
+    Raises:
+        ManifestError: one is not NAME=VALUE, or the worker would not start with it.
+    """
+    made = {
+        name: token
+        for name, token in (
+            ("CIVITAI_TOKEN", settings.civitai_token),
+            ("HF_TOKEN", settings.huggingface_token),
+        )
+        if token
+    }
+    for text in variables:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            shown = f"{name}=…" if equals else name  # the value may be a secret
+            raise ManifestError(f"{shown!r} is not NAME=VALUE", where="--env")
+        made[name] = value
+    try:
+        WorkerSettings.from_environment(made)
+    except SettingsError as error:
+        raise ManifestError(str(error), where="--env") from error
+    return made

@@ -1,0 +1,63 @@
+"""A real Chromium, the system's, for the pages that bake writes and serves; a page that complains fails its test."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+DESKTOP, PHONE = 1200, 360
+"""Widths in pixels; the narrower one is that of small phones in use."""
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium."""
+    found = next(filter(None, map(shutil.which, _NAMES)), None)
+    if found is None:
+        pytest.fail("no Chromium to look at pages with: apt-get install chromium")
+    # Chromium's own sandbox is not for root, as whom containers of CI run.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=arguments, timeout=300_000)
+        yield started
+        started.close()
+
+
+@contextmanager
+def showing(
+    browser: Browser,
+    url: str,
+    *,
+    width: int = DESKTOP,
+    scheme: Literal["light", "dark"] = "light",
+    media: Literal["screen", "print"] = "screen",
+) -> Iterator[Page]:
+    """Opens a page; fails at the end if anything was said on its console, or raised by it."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(300_000)
+    said: list[str] = []
+    try:
+        page = context.new_page()
+        page.emulate_media(media=media)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(url)
+        yield page
+        assert said == []
+    finally:
+        context.close()
+
+
+def assert_fits(page: Page) -> None:
+    """Nothing is wider than the window, and no cell cuts its text off."""
+    wide = page.evaluate("""() => [...document.querySelectorAll('body *')]
+        .filter(each => each.getBoundingClientRect().right > innerWidth + 1
+            && !each.closest('svg') && getComputedStyle(each).visibility !== 'hidden')
+        .map(each => each.outerHTML.slice(0, 120))""")
+    assert wide == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
