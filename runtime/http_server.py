@@ -134,7 +134,7 @@ class HttpServer:
                 )
                 runners.append(runner)
                 await runner.setup()
-                await web.TCPSite(runner, None, port).start()
+                await web.TCPSite(runner, self._settings.http_host or None, port).start()
             log("INFO", "start", "listening", ports=sorted(ports))
             yield
         finally:

@@ -45,6 +45,7 @@ class Settings:
     boot: str = _variable("BOOT", "proven", "[start tricks](boot.md#switching): `proven` (on this kind of device), `all`, `plain` (upstream's own start), or those to leave out")
     server: str = _variable("SERVER", "queue", "how jobs come: `queue` (RunPod's, by its SDK), or `http` ([a load balancing endpoint](deploy.md#load-balancing))", "queue", "http")
     http_queue: int = _variable("HTTP_QUEUE", 4, "with `http`: how many requests may wait beside the one that is drawn")
+    http_host: str = _variable("HTTP_HOST", "", "with `http`: the address that it listens on; all of the container's if left out")
     port: int = _of_that_name("PORT", 80, "with `http`: where requests come", least=1, most=65_535)
     health_port: int = _of_that_name("PORT_HEALTH", 0, "with `http`: where `/ping` is asked; `PORT` if left out", most=65_535)
     health_path: str = _of_that_name("HEALTH_CHECK_PATH", "/ping", "with `http`: asked by the load balancer")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import browser  # noqa: F401  # a fixture of all modules here
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "demo" / "engine"
 RUN = secrets.token_hex(4)

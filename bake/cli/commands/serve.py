@@ -27,10 +27,12 @@ from bake.settings import Settings
     help="Of 127.0.0.1, for the page; a free one if left out.",
 )
 @click.option(
-    "--open/--no-open",
+    "--no-open",
     "opens",
+    is_flag=True,
+    flag_value=False,
     default=True,
-    help="Open the page in the browser.  [default: open]",
+    help="Leave the browser alone.",
 )
 @worker_options
 @build_dir_option
