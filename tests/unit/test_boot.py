@@ -229,6 +229,61 @@ def test_a_module_asked_by_others_is_no_placeholder(
     assert importlib.import_module("bakery_tools").Kind.value == 7
 
 
+def test_a_shells_modules_are_imported_without_its_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_module(
+        tmp_path, "bakery_shell/__init__", "print('package')\nfrom .part import Kind\nx = 3\n"
+    )
+    write_module(tmp_path, "bakery_shell/part", "print('part')\nclass Kind: pass\n")
+    monkeypatch.setattr(lazy, "SHELLS", {"bakery_shell": {"Kind": "part"}})
+    make_lazy(monkeypatch, "bakery_shell")
+    kind = importlib.import_module("bakery_shell").Kind
+    assert capsys.readouterr().out == "part\n"
+    assert kind is importlib.import_module("bakery_shell.part").Kind
+    assert importlib.import_module("bakery_shell").x == 3
+    assert capsys.readouterr().out == "package\n"
+    assert importlib.import_module("bakery_shell").Kind is kind
+
+
+def test_a_kept_object_and_an_ignored_function_load_nothing_until_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "print('run')\ndef declare(name): print('declared')\nclass T: words = {'a': 1}\ntable = T()\n"
+    write_module(tmp_path, "bakery_words", text)
+    monkeypatch.setattr(lazy, "OBJECTS", {"bakery_words": ("table",)})
+    monkeypatch.setattr(lazy, "IGNORED", {"bakery_words": ("declare",)})
+    make_lazy(monkeypatch, "bakery_words")
+    words = importlib.import_module("bakery_words")
+    kept = words.table
+    words.declare("x")
+    assert capsys.readouterr().out == ""
+    assert kept.words == {"a": 1}
+    assert capsys.readouterr().out == "run\n"
+    assert kept.words is words.table.words
+    words.declare("x")
+    assert capsys.readouterr().out == "declared\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ('a cat, (masterpiece:1.2) <lora:x:1>\nBREAK\t[a|b] "quoted" it\'s ~', True),
+        ("", True),
+        ("tom &amp; jerry", False),
+        ("tom & jerry", False),
+        ("caf\u00e9", False),
+        ("\u201cquoted\u201d", False),
+        ("line\r\nline", False),
+        ("\x1b[31mred", False),
+        ("a\x00b", False),
+        ("a\x7fb", False),
+    ],
+)
+def test_only_text_that_ftfy_would_not_change_passes_it_by(text: str, plain: bool) -> None:
+    assert lazy.is_plain(text) is plain
+
+
 def test_cheap_stack_names_the_same_callers() -> None:
     cheap = [(each.filename, each.function) for each in stack._CheapInspect().stack()]
     assert cheap == [(each.filename, each.function) for each in inspect.stack(0)]

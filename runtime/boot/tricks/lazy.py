@@ -25,7 +25,13 @@ LAZY = frozenset(
     {
         "accelerate.utils.fsdp_utils",
         "altair",
+        "clip",
+        "ftfy",
+        "git",
+        "gradio_client.client",
+        "jsonmerge",
         "kornia",
+        "lightning_fabric.fabric",
         "matplotlib",
         "matplotlib.animation",
         "matplotlib.artist",
@@ -33,10 +39,23 @@ LAZY = frozenset(
         "matplotlib.cm",
         "matplotlib.figure",
         "matplotlib.pyplot",
+        "modules.gitpython_hack",
+        "modules.textual_inversion.autocrop",
+        "open_clip.hf_model",
         "open_clip.timm_model",
+        "open_clip.tokenizer",
         "pandas",
         "pandas.api",
         "pandas.api.types",
+        "pkg_resources",
+        "pytorch_lightning.callbacks",
+        "pytorch_lightning.loggers",
+        "pytorch_lightning.utilities.migration",
+        "pytorch_lightning.utilities.migration.utils",
+        "pytorch_lightning.trainer",
+        "pytorch_lightning.trainer.connectors",
+        "pytorch_lightning.trainer.connectors.logger_connector",
+        "pytorch_lightning.trainer.connectors.logger_connector.fx_validator",
         "scipy.integrate",
         "scipy.signal",
         "scipy.stats",
@@ -44,8 +63,8 @@ LAZY = frozenset(
         "sympy",
         "timm",
         "torch._dynamo",
-        "torch.distributed.fsdp",
         "torch._meta_registrations",
+        "torch.distributed.fsdp",
         "torch.distributed.fsdp.fully_sharded_data_parallel",
         "torch.distributed.fsdp.sharded_grad_scaler",
         "torch.distributed.fsdp.wrap",
@@ -54,9 +73,12 @@ LAZY = frozenset(
         "torch.fx.experimental.symbolic_shapes",
         "torch.fx.passes.reinplace",
         "torch.onnx",
+        "torch.quantization",
         "torchmetrics",
         "torchvision.datasets",
+        "torchvision.io",
         "torchvision.models",
+        "torchvision.models._utils",
         "torchvision.ops",
     }
 )
@@ -78,17 +100,47 @@ FUNCTIONS = {
         "save_fsdp_model",
         "save_fsdp_optimizer",
     ),
+    "ftfy": ("fix_text",),
+    "gradio_client.client": ("Client",),
+    "jsonmerge": ("merge",),
+    "lightning_fabric.fabric": ("Fabric",),
+    "modules.gitpython_hack": ("Repo",),
+    "open_clip.hf_model": ("HFTextEncoder",),
     "open_clip.timm_model": ("TimmModel",),
+    "open_clip.tokenizer": ("HFTokenizer", "SimpleTokenizer", "decode", "tokenize"),
     "pandas.api.types": ("is_numeric_dtype",),
+    "pkg_resources": ("parse_version",),
+    "pytorch_lightning.loggers": ("Logger",),
+    "pytorch_lightning.trainer": ("Trainer",),
+    "pytorch_lightning.trainer.connectors.logger_connector.fx_validator": ("_FxValidator",),
+    "pytorch_lightning.utilities.migration": ("pl_legacy_patch",),
+    "pytorch_lightning.utilities.migration.utils": ("_pl_migrate_checkpoint",),
     "scipy.integrate": ("solve_ivp",),
     "scipy.stats": ("entropy", "pearsonr"),
     "torch.func": ("vmap",),
+    "torchvision.models._utils": ("IntermediateLayerGetter",),
 }
 """Module: functions that can be imported by name without loading the module, until they are called."""
+SHELLS = {
+    "pytorch_lightning.callbacks": {
+        "Callback": "callback",
+        "Checkpoint": "checkpoint",
+        "ModelCheckpoint": "model_checkpoint",
+    },
+    "pytorch_lightning.trainer": {},
+    "pytorch_lightning.trainer.connectors": {},
+    "pytorch_lightning.trainer.connectors.logger_connector": {},
+    "pytorch_lightning.utilities.migration": {},
+}
+"""Package: its modules can be imported without its own code; names of it, and the module of it that has them."""
+OBJECTS = {"open_clip.tokenizer": ("_tokenizer",)}
+"""Module: objects of which the webui only keeps a reference; the module is loaded when one is used."""
+IGNORED = {"pkg_resources": ("declare_namespace",)}
+"""Module: functions that do nothing here. No package of the webui is spread over several folders."""
 DECORATORS = {"torch._dynamo": ("allow_in_graph",)}
 """Module: decorators that return what they are given; the module is told when it is loaded."""
 EMPTY: dict[str, tuple[str, ...]] = {
-    "pytorch_lightning._graveyard.legacy_import_unpickler": (),
+    "pytorch_lightning._graveyard": (),
     "torchvision.ops._register_onnx_ops": ("_register_custom_op",),
 }
 """Module: its functions, which do nothing."""
@@ -101,8 +153,16 @@ LATE_S = 60.0
 
 
 def install(context: Context) -> None:
+    _use_own_distutils()
     sys.meta_path.insert(0, _Finder())
     context.when_loaded(_load_late)
+
+
+def _use_own_distutils() -> None:
+    """Python's own, of which gradio takes the comparison of versions: setuptools' replacement imports all of it."""
+    for finder in list(sys.meta_path):
+        if type(finder).__name__ == "DistutilsMetaFinder":
+            sys.meta_path.remove(finder)
 
 
 def _load_late() -> None:
@@ -125,7 +185,11 @@ class _Finder:
             return ModuleSpec(name, _EmptyLoader())  # type: ignore[arg-type]
         if name not in LAZY:
             parent = sys.modules.get(name.rpartition(".")[0])
-            if parent is not None and "__bakery_pending__" in parent.__dict__:
+            if (
+                parent is not None
+                and "__bakery_pending__" in parent.__dict__
+                and parent.__name__ not in SHELLS
+            ):
                 _load(parent)  # a package's own code runs before its modules'
             return None
         for finder in sys.meta_path:
@@ -171,24 +235,14 @@ class _LazyModule(ModuleType):
     """Becomes an ordinary module with the first attribute that it does not have."""
 
     def __getattr__(self, name: str) -> Any:
-        names = self.__dict__
-        if "__bakery_pending__" not in names:
-            raise _missing(self, name)
-        if (
-            name.startswith("__") and name not in ("__version__", "__all__")
-        ) or name == "_pytestfixturefunction":
-            # Asked for by whoever walks through sys.modules; no reason to load anything.
-            raise _missing(self, name)
+        # Names of this form are asked for by whoever walks through sys.modules; no reason to load anything.
+        idle = name.startswith("__") and name not in ("__version__", "__all__")
+        if "__bakery_pending__" not in self.__dict__ or idle or name == "_pytestfixturefunction":
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         if f"{self.__name__}.{name}" in LAZY:
             return importlib.import_module(f"{self.__name__}.{name}")
-        if name in FUNCTIONS.get(self.__name__, ()):
-            return _function(self, name)
-        if name in DECORATORS.get(self.__name__, ()) and names.get("__bakery_thread__") is None:
-            return lambda decorated: (
-                names["__bakery_decorated__"].append((name, decorated)) or decorated
-            )
-        if (placeholder := _placeholder(self, name)) is not None:
-            return placeholder
+        if (stand_in := _stand_in(self, name)) is not None:
+            return stand_in
         _load(self)
         # Not getattr: while this thread runs the module's code, it would come back here.
         return ModuleType.__getattribute__(self, name)
@@ -198,12 +252,27 @@ class _LazyModule(ModuleType):
         return sorted(self.__dict__)
 
 
-def _missing(module: ModuleType, name: str) -> AttributeError:
-    return AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+def _stand_in(module: ModuleType, name: str) -> Any:
+    """What takes a name's place as long as the module is not loaded; None where nothing can."""
+    if (home := SHELLS.get(module.__name__, {}).get(name)) is not None:
+        return getattr(importlib.import_module(f"{module.__name__}.{home}"), name)
+    if name in FUNCTIONS.get(module.__name__, ()):
+        return _function(module, name)
+    if name in OBJECTS.get(module.__name__, ()):
+        return _Object(module, name)
+    if name in IGNORED.get(module.__name__, ()):
+        return lambda *_args, **_kwargs: None
+    is_loading = module.__dict__.get("__bakery_thread__") is not None
+    if name in DECORATORS.get(module.__name__, ()) and not is_loading:
+        decorated = module.__dict__["__bakery_decorated__"]
+        return lambda function: decorated.append((name, function)) or function
+    return _placeholder(module, name)
 
 
 def _function(module: ModuleType, name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
+        if module.__name__ == "ftfy" and len(args) == 1 and not kwargs and is_plain(args[0]):
+            return args[0]
         _load(module)
         return ModuleType.__getattribute__(module, name)(*args, **kwargs)
 
@@ -211,11 +280,28 @@ def _function(module: ModuleType, name: str) -> Callable[..., Any]:
     return call
 
 
+def is_plain(text: str) -> bool:
+    """Whether ftfy, which the tokenizers ask about every prompt, has nothing to mend in it."""
+    printed = text.replace("\n", " ").replace("\t", " ")
+    return printed.isascii() and printed.isprintable() and "&" not in printed
+
+
+class _Object:
+    """Stands for an object of a module that is not loaded; its first attribute loads the module."""
+
+    def __init__(self, module: ModuleType, name: str) -> None:
+        self.__dict__.update(_module=module, _name=name)
+
+    def __getattr__(self, name: str) -> Any:
+        _load(self._module)
+        return getattr(ModuleType.__getattribute__(self._module, self._name), name)
+
+
 def _placeholder(module: ModuleType, name: str) -> Any:
     classes, packages = PLACEHOLDERS.get(module.__name__, ((), ()))
     if name not in classes:
         return None
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)
     while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
         frame = frame.f_back
     asking = str(frame.f_globals.get("__name__", "")).partition(".")[0]
