@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 TRICKS = {
     "pages": "pages",
     "weights": "weights",
-    "cpu": "cpu_memory",
     "pack": "pack",
     "gc": "collector",
     "stack": "stack",
@@ -23,7 +22,7 @@ Imported where it is chosen: off costs nothing."""
 
 HARMLESS = frozenset({"pages", "pack", "gc", "stack", "hashes"})
 """They bring the same code and bytes sooner, or look at them less: on without a proof."""
-ON_DEVICE = frozenset({"weights", "cpu", "gpu", "place"})
+ON_DEVICE = frozenset({"weights", "gpu", "place"})
 """They put something on the device: a proof on another kind of device says nothing of them."""
 RECORDED: frozenset[str] = frozenset()
 """Kinds of device on which a record in docs/records/ shows that all tricks draw upstream's picture."""

@@ -17,7 +17,7 @@ import pytest
 from runtime.boot import choice, hooks, jobs, read_ahead, start, timeline
 from runtime.boot.choice import HARMLESS, ON_DEVICE, RECORDED, TRICKS, choose, proven_on
 from runtime.boot.context import Context
-from runtime.boot.tricks import cpu_memory, hashes, lazy, pack, pages, stack, weights
+from runtime.boot.tricks import hashes, lazy, pack, pages, stack, weights
 from runtime.worker import WEIGHTS_MTIME
 
 NAMES = ("pages", "gc", "ui")
@@ -481,23 +481,6 @@ def test_tensors_of_a_component_lie_together_and_aligned(
         group.count * group.item_bytes for group in groups
     ]
     assert groups[0].allocate() is groups[0].allocate()
-
-
-def test_touched_memory_is_there_and_stays_zero(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_checkpoint(tmp_path / "a.safetensors")
-    monkeypatch.setattr(cpu_memory, "TOUCH_BYTES", 700)
-    groups = weights.make_groups(str(tmp_path / "a.safetensors"), to_float=True)
-    pieces = [piece for group in groups for piece in cpu_memory._split(group.allocate())]
-    assert sum(size for _, _, size in pieces) == sum(len(group.allocate()) for group in groups)
-    touch = cpu_memory.Touch(groups)
-    touch.stop()
-    before = groups[0].allocate()[:]
-    groups[0].allocate()[:1] = b"x"
-    touch.stop()  # nothing writes after it
-    assert before == bytes(len(before))
-    assert groups[0].allocate()[:1] == b"x"
 
 
 class Torch:

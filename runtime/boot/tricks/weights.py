@@ -14,7 +14,6 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -62,8 +61,6 @@ class Prepared:
         self.path = path
         self.context = context
         self.groups: list[Group] = []
-        self.stop_touching: Callable[[], None] = lambda: None
-        """Set by `cpu_memory`, which touches the groups' memory until torch has come."""
         self.tensors: dict[str, Any] | None = None
         self.device = "cpu"
         self._done = threading.Event()
@@ -87,12 +84,11 @@ class Prepared:
             timeline.log(f"weights is off: {error!r}")
         finally:
             # The tensors alone hold the memory: it goes with the model.
-            self.groups, self.stop_touching = [], lambda: None
+            self.groups = []
             self._done.set()
 
     def _prepare(self, torch: Any) -> dict[str, Any]:
         self.device = self._choose_device(torch)
-        self.stop_touching()
         whole = torch.UntypedStorage.from_file(self.path, False, os.path.getsize(self.path))  # noqa: PTH202
         # Private pages of the file: what is written to them never reaches it.
         bytes_of_file = torch.empty(0, dtype=torch.uint8).set_(whole)
