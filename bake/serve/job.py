@@ -18,6 +18,8 @@ from runtime.job.fields import BY_NAME, SYNONYMS
 
 _TEXTS = ("string", "name", "identifier")
 _CONNECT_S = 15
+_CHUNK_BYTES = 1 << 20
+"""A picture is a line of megabytes, and each chunk of it is joined to all before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ def draw(
         ) as answer:
             if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
                 raise read_problem(answer.json())
-            for name, data in events(answer.iter_lines()):
+            for name, data in events(answer.iter_lines(chunk_size=_CHUNK_BYTES)):
                 if name == "progress":
                     on_progress(data)
                 elif name == "result":

@@ -24,6 +24,13 @@ SMALL = {"width": "64", "height": "64", "steps": "4"}
 expect.set_options(timeout=120_000)
 
 
+_PLACES = """() => ["#stage", "#report", ".request", "#rest"].map(each => {
+    const box = document.querySelector(each).getBoundingClientRect();
+    return [each, box.left, box.top + scrollY, box.width];
+})"""
+"""Where things are on the page, however far it is scrolled."""
+
+
 class Served:
     """The page, and the worker behind it."""
 
@@ -104,9 +111,9 @@ def test_a_picture_is_drawn_and_nothing_moves(
         ready(page)
         assert_fits(page)
         fill(page, prompt="a red circle on a white background", seed="7", **SMALL)
-        stage = page.locator("#stage").bounding_box()
+        before = page.evaluate(_PLACES)
         draw(page)
-        assert page.locator("#stage").bounding_box() == stage
+        assert page.evaluate(_PLACES) == before
         image = page.locator("#image")
         expect(image).to_be_visible()
         assert image.evaluate("each => each.naturalWidth") == 64
