@@ -15,7 +15,7 @@ from bake.errors import ManifestError, SourceError
 from bake.manifest.load import parse_manifest
 from bake.manifest.yaml import parse_yaml
 from bake.settings import Settings
-from bake.weights.check import check_config, check_stored
+from bake.weights.check import check_config, check_stored, check_together, inspect_start
 from bake.weights.resolve import resolve_lock
 from bake.weights.sources import CONFIGS
 from bake.weights.store import Store
@@ -171,22 +171,36 @@ def without(*names: str) -> Tensors:
     return {name: shape for name, shape in WHOLE.items() if name not in names}
 
 
-def lock_together(
+def see_together(
     folder: Path, files: Mapping[str, Tensors], *, more: str = "", family: str = "sdxl"
 ) -> None:
-    """Locks a manifest whose checkpoints are files of these tensors; the first is `checkpoint`."""
-    for name, tensors in files.items():
-        (folder / f"{name}.safetensors").write_bytes(models.safetensors(tensors))
-    (folder / "vae.safetensors").write_bytes(models.safetensors(models.VAE))
-    first, *others = files
-    text = f"name: x\nfamily: {family}\ncheckpoint: file:{first}.safetensors\n"
-    more += f"checkpoints: {json.dumps({each: f'file:{each}.safetensors' for each in others})}\n"
+    """Holds checkpoints of these tensors against each other; the first is `checkpoint`."""
+    keys = {name: f"checkpoints.{name}" if at else "checkpoint" for at, name in enumerate(files)}
+    pins = [pin(key, "civitai:1", role="checkpoint") for key in keys.values()]
+    chunks = {keys[name]: models.safetensors(tensors) for name, tensors in files.items()}
+    seen = {key: inspect_start(iter([data]), len(data), where=key) for key, data in chunks.items()}
+    text = f"name: x\nfamily: {family}\ncheckpoint: civitai:1\n"
+    more += f"checkpoints: {json.dumps(dict.fromkeys(list(files)[1:], 'civitai:1'))}\n"
     text += f"{more}warmup:\n  prompt: a cat\nimage: example.com/x\n"
-    settings = Settings.from_environment({"BAKE_STORE": str(folder / "store")})
-    resolve_lock(
-        parse_manifest(text, folder / "x.yaml"),
-        previous=None, settings=settings, store=Store(settings.store), console=Console(quiet=True),
-    )  # fmt: skip
+    check_together(parse_manifest(text, folder / "x.yaml"), pins, Store(folder / "store"), seen)
+
+
+def test_checkpoints_are_held_against_each_other_at_lock(tmp_path: Path) -> None:
+    for name, tensors in {
+        "a": WHOLE,
+        "b": without("first_stage_model.encoder.conv_in.weight"),
+    }.items():
+        (tmp_path / f"{name}.safetensors").write_bytes(models.safetensors(tensors))
+    text = (
+        "name: x\nfamily: sdxl\ncheckpoint: file:a.safetensors\ncheckpoints: {b: file:b.safetensors}\n"
+        "warmup:\n  prompt: a cat\nimage: example.com/x\n"
+    )
+    settings = Settings.from_environment({"BAKE_STORE": str(tmp_path / "store")})
+    with pytest.raises(SourceError, match="lacks 1 tensors that checkpoint has"):
+        resolve_lock(
+            parse_manifest(text, tmp_path / "x.yaml"),
+            previous=None, settings=settings, store=Store(settings.store), console=Console(quiet=True),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -202,7 +216,7 @@ def test_a_checkpoint_that_would_keep_weights_of_the_one_before(
 ) -> None:
     for files in ({"a": WHOLE, "b": without(lacking)}, {"a": without(lacking), "b": WHOLE}):
         with pytest.raises(SourceError) as raised:
-            lock_together(tmp_path, files)
+            see_together(tmp_path, files)
         bad, good = ("checkpoints.b", "checkpoint") if "b" in str(raised.value.where) else ("checkpoint", "checkpoints.b")  # fmt: skip
         assert str(raised.value.where).startswith(bad)
         assert (
@@ -211,25 +225,25 @@ def test_a_checkpoint_that_would_keep_weights_of_the_one_before(
         assert "a picture depends on the job before it" in raised.value.what
         assert "an image of its own" in (raised.value.hint or "")
         assert ("vae: gives all of them a VAE" in (raised.value.hint or "")) == (part == "VAE")
-    lock_together(tmp_path, {"a": without(lacking)})
-    lock_together(tmp_path, {"a": without(lacking), "b": without(lacking)})
+    see_together(tmp_path, {"a": without(lacking)})
+    see_together(tmp_path, {"a": without(lacking), "b": without(lacking)})
 
 
 def test_checkpoints_that_lack_nothing_of_each_other(tmp_path: Path) -> None:
     idle = (TEXT + "embeddings.position_ids", "conditioner.embedders.1.model.logit_scale",
             "first_stage_model.loss.logvar", models.UNET + "time_embed.cond_proj.weight")  # fmt: skip
-    lock_together(tmp_path, {"a": WHOLE, "b": without(*idle), "r": REFINER})
+    see_together(tmp_path, {"a": WHOLE, "b": without(*idle), "r": REFINER})
     vae = "first_stage_model.encoder.conv_in.weight"
-    lock_together(tmp_path, {"a": WHOLE, "b": without(vae)}, more="vae: file:vae.safetensors\n")
+    see_together(tmp_path, {"a": WHOLE, "b": without(vae)}, more="vae: civitai:3\n")
     # A config beside it gives it a model of its own.
     config = "configs:\n  b: builtin:sdxl-v-prediction\n"
-    lock_together(tmp_path, {"a": WHOLE, "b": without(vae)}, more=config)
+    see_together(tmp_path, {"a": WHOLE, "b": without(vae)}, more=config)
 
 
 def test_older_names_of_a_text_encoder_are_the_same(tmp_path: Path) -> None:
     older = {name.replace("text_model.", ""): shape for name, shape in models.SD1.items()}
     assert older != models.SD1
-    lock_together(tmp_path, {"a": models.SD1, "b": older}, family="sd1")
+    see_together(tmp_path, {"a": models.SD1, "b": older}, family="sd1")
 
 
 def test_types_that_the_webui_cannot_read(tmp_path: Path) -> None:
