@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(415, "a request is sent as Content-Type: application/json")
         elif not (length.isascii() and length.isdecimal()):
             self._refuse(411, "a request says its Content-Length")
-        elif int(length) > MAX_BODY_BYTES:
+        elif len(length) > len(str(MAX_BODY_BYTES)) or int(length) > MAX_BODY_BYTES:
             self._refuse(413, f"a request has at most {MAX_BODY_BYTES // 10**6} MB")
         else:
             self._hand_on(self.rfile.read(int(length)))
@@ -163,7 +163,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_ours(self) -> bool:
         """Whether the browser means this address: a name that was turned to 127.0.0.1 is another site."""
         port = int(self.server.server_address[1])
-        if self.headers.get("Host") in (f"127.0.0.1:{port}", f"localhost:{port}"):
+        names = ("127.0.0.1", "localhost")
+        # A browser leaves the port of plain http out.
+        hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
+        if self.headers.get("Host") in hosts:
             return True
         self._refuse(403, f"this server is http://127.0.0.1:{port}")
         return False
