@@ -96,7 +96,7 @@ def start_ours(client: dict[str, Any]) -> tuple[int, str, Any]:
     try:
         import_sdk()
         webui.wait_until_loaded(START_TIMEOUT_S)
-        answer = WebuiClient(client["port"]).txt2img(client["payload"], timeout_s=600)
+        answer = WebuiClient(client["port"]).draw(client["payload"], timeout_s=600)
     except BaseException:
         webui.stop(0.0)
         raise

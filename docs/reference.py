@@ -21,6 +21,8 @@ SECTIONS = {
     "picture": "The picture",
     "sampling": "Sampling",
     "hires": "Hires fix",
+    "init": "Pictures to draw over",
+    "upscaling": "Upscaling",
     "model": "Models",
     "output": "Output",
     "neutral": "Accepted where they ask for nothing",
@@ -56,7 +58,7 @@ def field_table(section: str) -> str:
 def _row(field: Field) -> str:
     default = "" if field.default is None else f"`{json.dumps(field.default)}`"
     kind = {"strings": "list of strings", "loras": "list"}
-    kind.update(name="string", identifier="string")
+    kind.update(name="string", identifier="string", image="picture", images="list of pictures")
     return (
         f"| `{field.name}` | {kind.get(field.kind, field.kind)} | {default} |"
         f" {_bounds(field)} | {field.meaning} |"

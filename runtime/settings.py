@@ -72,7 +72,10 @@ class Settings:
     lora_cache_mb: float = _variable("LORA_CACHE_MB", 4000.0, "the least recently used go first")
     lora_max_mb: float = _variable("LORA_MAX_MB", 1000.0, "largest single LoRA")
     lora_timeout_s: float = _variable("LORA_TIMEOUT_S", 120.0, "longest time for one LoRA")
-    lora_loopback: bool = _variable("LORA_LOOPBACK", False, "`1` lets LoRAs come from this machine itself, for trials only")
+    lora_loopback: bool = _variable("LORA_LOOPBACK", False, "`1` lets LoRAs and pictures come from this machine itself, for trials only")
+    picture_hosts: str = _variable("PICTURE_HOSTS", "any", "hosts that pictures may be fetched from: `any` public one, a list with commas, or `none`")
+    picture_max_mb: float = _variable("PICTURE_MAX_MB", 20.0, "largest single picture by address")
+    picture_timeout_s: float = _variable("PICTURE_TIMEOUT_S", 30.0, "longest time for one picture by address")
     civitai_url: str = _variable("CIVITAI_URL", "https://civitai.com", "CivitAI, or a mirror of it")
     log_prompts: bool = _variable("LOG_PROMPTS", False, "`1` writes prompts to the log")
     webui_log: str = _variable("WEBUI_LOG", "/tmp/bakery/webui.log", "the webui's output, two files of at most 8 MiB")  # noqa: S108  # a container's own /tmp

@@ -20,7 +20,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 class FakeWebui:
     """Stands for `WebuiProcess` and its client at once.
 
-    `script` holds what happens in each call of txt2img, in order: an exception to raise, a function to
+    `script` holds what happens in each drawing, in order: an exception to raise, a function to
     call with the payload, or a dict of changes to the answer's info. After its end every call succeeds.
     As the real one under boot it says how many layers of each LoRA were applied; `counts` in a dict
     changes that by the LoRA's name, and `"bakery": None` makes it a webui that boot does not know.
@@ -30,6 +30,7 @@ class FakeWebui:
         self.client = self
         self.script = list(script)
         self.payloads: list[dict[str, Any]] = []
+        self.endpoints: list[str] = []
         self.exit_code: int | None = None
         self.settings: list[dict[str, Any]] = []
         self.starts = 1
@@ -41,6 +42,7 @@ class FakeWebui:
         self.asked = threading.Event()
         """Set by each question for the progress."""
         self.state: dict[str, Any] = {"sampling_step": 0, "sampling_steps": 20, "job_no": 0}
+        self.preview: str | None = None
         self.fails_to_start = False
         self.missing_models = 0
         self.answers_progress = True
@@ -68,7 +70,7 @@ class FakeWebui:
         return {
             "samplers": [{"name": "Euler"}, {"name": "DPM++ 2M"}],
             "schedulers": [{"name": "karras", "label": "Karras"}],
-            "upscalers": [{"name": "None"}],
+            "upscalers": [{"name": "None"}, {"name": "Lanczos"}],
             "latent-upscale-modes": [{"name": "Latent"}],
             "prompt-styles": [],
         }[name]
@@ -86,11 +88,12 @@ class FakeWebui:
         assert (method, path) == ("POST", "/sdapi/v1/options")
         self.settings.append(dict(payload))
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self, *, with_picture: bool = False) -> dict[str, Any]:
         self.asked.set()
         if not self.answers_progress:
             raise WebuiUnreachableError("no answer")
-        return {"progress": 0.5, "eta_relative": 1.25, "state": dict(self.state)}
+        shown = {"current_image": self.preview} if with_picture else {}
+        return {"progress": 0.5, "eta_relative": 1.25, "state": dict(self.state), **shown}
 
     def interrupt(self, *, timeout_s: float = 1.0) -> None:
         self.interrupts += 1
@@ -99,14 +102,20 @@ class FakeWebui:
         time.sleep(self.interrupt_takes_s)
         self.interrupts_answered += 1
 
-    def txt2img(self, payload: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+    def draw(
+        self, payload: Mapping[str, Any], *, endpoint: str = "txt2img", timeout_s: float
+    ) -> dict[str, Any]:
+        self.endpoints.append(endpoint)
         self.payloads.append(dict(payload))
         self.interrupted.clear()
         step = self.script.pop(0) if self.script else {}
         if isinstance(step, WebuiError):
             raise step
-        changes = step(payload) if callable(step) else step
-        return make_answer(payload, changes or {})
+        changes = (step(payload) if callable(step) else step) or {}
+        if endpoint == "extra-single-image":
+            image = base64.b64encode(changes.get("image", PNG)).decode()
+            return {"images": [image], "html_info": "<p>Postprocess upscale by: 2</p>"}
+        return make_answer(payload, changes)
 
     def dies(self, *, drawing: bool = False) -> Callable[[Mapping[str, Any]], None]:
         """A step in which the process ends, after it began to draw or before."""
@@ -139,6 +148,8 @@ def make_answer(payload: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     tags = [_TAG.findall(prompt) for prompt in passes]
     # The webui's own list is that of the last pass, and has whatever it could load.
     listed = {"Lora hashes": ", ".join(f"{name}: abc" for name in tags[-1])} if tags[-1] else {}
+    if "mask" in payload:
+        listed["Inpaint area"] = "Only masked"
     applied = {"layers": 10, "matched": 10, "applied": 10, "failed": 0, "has_effect": True}
     counts = changes.get("counts", {})
     names = dict.fromkeys(name for each in tags for name in each)

@@ -33,6 +33,7 @@ NAMES = Names(
         for text in (name, label)
     },
     upscalers=("Latent", "Latent (nearest)", "None", "Lanczos", "R-ESRGAN 4x+"),
+    latent_modes=("Latent", "Latent (nearest)"),
     styles={"cinematic": ("{prompt}, film still", "cartoon")},
     has_comments=True,
 )

@@ -17,6 +17,8 @@ _TYPES: dict[str, dict[str, Any]] = {
     "object": {"type": "object"},
     "list": {"type": "array"},
     "loras": {"type": "array"},
+    "image": {"type": "string"},
+    "images": {"type": "array", "items": {"type": "string"}},
 }
 
 
@@ -59,7 +61,9 @@ def _property(field: Field) -> dict[str, Any]:
     maximum = LIMITS[field.limit][0] if field.limit else field.maximum
     if field.form is not None:
         made["pattern"] = f"^({field.form[0]})$"
-    longest = {"string": "maxLength", "loras": "maxItems"}.get(field.kind, "maximum")
+    longest = {"string": "maxLength", "loras": "maxItems", "images": "maxItems"}.get(
+        field.kind, "maximum"
+    )
     for key, value in (
         ("minimum", field.minimum),
         (longest, maximum),

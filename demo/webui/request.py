@@ -1,9 +1,9 @@
-"""Checks the body of a txt2img request as the webui's web framework (pydantic 1) does, with its messages."""
+"""Checks the body of a request as the webui's web framework (pydantic 1) does, with its messages."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,58 @@ FIELDS = {
 }
 
 
+_HIRES = ("enable_hr", "firstphase_width", "firstphase_height")
+IMG2IMG = {
+    **{key: FIELDS[key] for key in FIELDS if not key.startswith("hr_") and key not in _HIRES},
+    "init_images": _Field(_list),
+    "resize_mode": _Field(_whole, 0),
+    "denoising_strength": _Field(_real, 0.75),
+    "image_cfg_scale": _Field(_real),
+    "mask": _Field(_text),
+    "mask_blur_x": _Field(_whole, 4),
+    "mask_blur_y": _Field(_whole, 4),
+    "mask_blur": _Field(_whole),
+    "mask_round": _Field(_truth, True),
+    "inpainting_fill": _Field(_whole, 0),
+    "inpaint_full_res": _Field(_truth, True),
+    "inpaint_full_res_padding": _Field(_whole, 0),
+    "inpainting_mask_invert": _Field(_whole, 0),
+    "initial_noise_multiplier": _Field(_real),
+    "latent_mask": _Field(_text),
+    "include_init_images": _Field(_truth, False, nullable=False),
+}
+
+
+def _share(value: Any) -> float:
+    if not 0 <= (number := _real(value)) <= 1:
+        raise _Wrong("ensure this value is between 0 and 1", "value_error.number.not_in_range")
+    return number
+
+
+def _mode(value: Any) -> int:
+    if value not in (0, 1) or isinstance(value, bool):
+        raise _Wrong("unexpected value; permitted: 0, 1", "value_error.const")
+    return int(value)
+
+
+EXTRAS = {
+    "resize_mode": _Field(_mode, 0, nullable=False),
+    "show_extras_results": _Field(_truth, True, nullable=False),
+    "gfpgan_visibility": _Field(_share, 0, nullable=False),
+    "codeformer_visibility": _Field(_share, 0, nullable=False),
+    "codeformer_weight": _Field(_share, 0, nullable=False),
+    "upscaling_resize": _Field(_real, 2, nullable=False),
+    "upscaling_resize_w": _Field(_whole, 512, nullable=False),
+    "upscaling_resize_h": _Field(_whole, 512, nullable=False),
+    "upscaling_crop": _Field(_truth, True, nullable=False),
+    "upscaler_1": _Field(_text, "None", nullable=False),
+    "upscaler_2": _Field(_text, "None", nullable=False),
+    "extras_upscaler_2_visibility": _Field(_share, 0, nullable=False),
+    "upscale_first": _Field(_truth, False, nullable=False),
+    "image": _Field(_text, "", nullable=False),
+}
+
+
 def parse_json(body: bytes) -> Any:
     """A request's JSON. Raises InvalidRequestError for an empty body and for what is not JSON."""
     if not body:
@@ -153,7 +205,7 @@ def parse_json(body: bytes) -> Any:
         raise InvalidRequestError([detail]) from None
 
 
-def parse_txt2img(body: bytes) -> dict[str, Any]:
+def parse_body(body: bytes, fields: Mapping[str, _Field] = FIELDS) -> dict[str, Any]:
     """All fields of a request with their defaults; unknown ones are dropped in silence, as in the webui."""
     given = parse_json(body)
     if not isinstance(given, dict):
@@ -161,7 +213,7 @@ def parse_txt2img(body: bytes) -> dict[str, Any]:
             [_mistake(["body"], "value is not a valid dict", "type_error.dict")]
         )
     request, mistakes = {}, []
-    for name, field in FIELDS.items():
+    for name, field in fields.items():
         value = given.get(name, field.default)
         if value is None:
             if name in given and not field.nullable:

@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from PIL import Image
+
+from demo.webui import postprocessing
 from demo.webui.arguments import parse_arguments
 from demo.webui.catalogue import Catalogue
 from demo.webui.decoder import decode_latent
 from demo.webui.faults import Faults
 from demo.webui.hashes import HashCache
+from demo.webui.img2img import EncodedImageError, read_picture
 from demo.webui.loader import Loader
 from demo.webui.options import Options
-from demo.webui.png import encode_png
-from demo.webui.request import InvalidRequestError, parse_json, parse_txt2img
+from demo.webui.png import encode_picture, encode_png
+from demo.webui.request import EXTRAS, IMG2IMG, InvalidRequestError, parse_body, parse_json
 from demo.webui.sampling import SAMPLERS, SCHEDULES
 from demo.webui.state import Queue, State
-from demo.webui.txt2img import HttpError, Studio, check_request, run_job
+from demo.webui.txt2img import NO_HIRES, HttpError, Studio, check_request, run_job
 
 _PREVIEW_PIXELS = 256
 
@@ -40,6 +44,8 @@ class Api:
         self._queue = Queue()
         self.routes: dict[tuple[str, str], Route] = {
             ("POST", "/sdapi/v1/txt2img"): self._txt2img,
+            ("POST", "/sdapi/v1/img2img"): self._img2img,
+            ("POST", "/sdapi/v1/extra-single-image"): self._extras,
             ("GET", "/sdapi/v1/progress"): self._progress,
             ("POST", "/sdapi/v1/interrupt"): self._interrupt,
             ("POST", "/sdapi/v1/skip"): self._skip,
@@ -56,6 +62,16 @@ class Api:
                 each.listing() for each in studio.catalogue.loras.values()
             ],
             ("GET", "/sdapi/v1/samplers"): _samplers,
+            ("GET", "/sdapi/v1/upscalers"): lambda _query, _body: [
+                {
+                    "name": name,
+                    "model_name": None,
+                    "model_path": None,
+                    "model_url": None,
+                    "scale": 4,
+                }
+                for name in postprocessing.UPSCALERS
+            ],
             ("GET", "/sdapi/v1/schedulers"): _schedulers,
             ("GET", "/sdapi/v1/memory"): _memory,
             ("POST", "/sdapi/v1/refresh-loras"): lambda _query, _body: (
@@ -77,10 +93,35 @@ class Api:
         return route
 
     def _txt2img(self, _query: Query, body: bytes) -> Any:
-        request = parse_txt2img(body)
+        request = parse_body(body)
         sampler = check_request(request)
         with self._queue.turn():
             return run_job(self._studio, request, sampler)
+
+    def _img2img(self, _query: Query, body: bytes) -> Any:
+        request = parse_body(body, IMG2IMG)
+        if request["init_images"] is None:
+            raise HttpError(404, "Init image not found")
+        mask = _picture(request["mask"]) if request["mask"] else None
+        sampler = check_request(request)
+        for text in request["init_images"]:
+            _picture(text)
+        with self._queue.turn():
+            answer = run_job(self._studio, {**request, **NO_HIRES}, sampler, mask=mask)
+        if not request["include_init_images"]:
+            answer["parameters"] = {**request, "init_images": None, "mask": None}
+        return answer
+
+    def _extras(self, _query: Query, body: bytes) -> Any:
+        request = parse_body(body, EXTRAS)
+        picture = _picture(request["image"])
+        with self._queue.turn():
+            self._studio.state.begin("extras")
+            try:
+                made, told = postprocessing.run_extras(request, picture)
+            finally:
+                self._studio.state.end()
+        return {"image": encode_picture(made), "html_info": told}
 
     def _progress(self, query: Query, _body: bytes) -> Any:
         state = self._studio.state
@@ -122,6 +163,13 @@ class Api:
         if checkpoint is not None:
             with self._queue.turn():
                 self._studio.loader.current()
+
+
+def _picture(text: str) -> Image.Image:
+    try:
+        return read_picture(text)
+    except EncodedImageError:
+        raise HttpError(500, "Invalid encoded image") from None
 
 
 def _samplers(_query: Query, _body: bytes) -> Any:

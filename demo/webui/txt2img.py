@@ -1,4 +1,4 @@
-"""One txt2img job: settings, LoRAs, denoising, pictures with their infotext."""
+"""One job, from text or from pictures: settings, LoRAs, denoising, pictures with their infotext."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from demo.webui import networks, processing
+from demo.webui import img2img, networks, processing
 from demo.webui.catalogue import Catalogue
 from demo.webui.decoder import decode_latent
 from demo.webui.faults import Faults
@@ -70,8 +71,9 @@ class _Job:
     prompts: list[str]
     seeds: list[int]
     subseeds: list[int]
-    extra: dict[str, str]
+    extra: dict[str, Any]
     clip_skip: Any
+    init: img2img.Init | None = None
 
 
 def check_request(request: dict[str, Any]) -> Sampler:
@@ -87,7 +89,13 @@ def check_request(request: dict[str, Any]) -> Sampler:
     return sampler
 
 
-def run_job(studio: Studio, request: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
+NO_HIRES: dict[str, Any] = {"enable_hr": False, "hr_scale": None}
+"""What a request of img2img lacks."""
+
+
+def run_job(
+    studio: Studio, request: dict[str, Any], sampler: Sampler, *, mask: Image.Image | None = None
+) -> dict[str, Any]:
     """Runs a checked request, in the caller's turn, and gives the API's answer."""
     # The webui waits for its model here, before the overrides: loading writes settings too.
     studio.loader.current()
@@ -95,7 +103,7 @@ def run_job(studio: Studio, request: dict[str, Any], sampler: Sampler) -> dict[s
     networks.use_catalogue(studio.catalogue)
     processing.connect(studio.options, studio.state)
     p = processing.StableDiffusionProcessing(
-        request, lambda p: _generate(studio, p, request, sampler)
+        request, lambda p: _generate(studio, p, request, sampler, mask)
     )
     wanted = p.override_settings.get("sd_model_checkpoint")
     if studio.catalogue.find_checkpoint(wanted) is None:
@@ -116,12 +124,15 @@ def _generate(
     p: processing.StableDiffusionProcessing,
     request: dict[str, Any],
     sampler: Sampler,
+    mask: Image.Image | None,
 ) -> processing.Processed:
     model = studio.loader.current()
     if model is None:
         raise AttributeError("'NoneType' object has no attribute 'sd_checkpoint_info'")
     job = _begin(studio, request, model, sampler)
     job.extra = p.extra_generation_params
+    if "init_images" in request:
+        job.init = img2img.prepare(request, mask, job.extra)
     state, size = studio.state, request["batch_size"]
     state.job_count = request["n_iter"]
     images: list[str] = []
@@ -145,7 +156,10 @@ def _generate(
         for index, latent in zip(chosen, latents, strict=True):
             infotexts.append(_infotext(studio.options, job, index))
             text = infotexts[-1] if studio.options.enable_pnginfo else None
-            images.append(encode_png(_decode(studio, job, latent), text))
+            picture = _decode(studio, job, latent)
+            if job.init is not None:
+                picture = img2img.overlaid(picture, job.init, index - chosen[0])
+            images.append(encode_png(picture, text))
     infotexts = infotexts or [_infotext(studio.options, job, 0)]
     return processing.Processed(images, _info(studio, job, infotexts))
 
@@ -238,6 +252,11 @@ def _sample(
     sources = [noise_source(job.seeds[index]) for index in chosen]
     levels = noise_levels(job.schedule, steps)
     starts = [_start(job, source(), index) for source, index in zip(sources, chosen, strict=True)]
+    init = job.init
+    if init is not None:
+        # The last steps only, from the pictures under as much noise as there is then.
+        walked = int(min(request["denoising_strength"], 0.999) * steps) + 1
+        levels, state.sampling_steps = levels[steps - walked :], walked
     reached = starts
 
     def denoise(x: list[Array], sigma: float, step: int) -> list[Array]:
@@ -252,7 +271,15 @@ def _sample(
 
     try:
         x = [start * np.float32(levels[0]) for start in starts]
-        return job.sampler.run(x, levels, denoise, lambda index: sources[index]())
+        if init is None:
+            return job.sampler.run(x, levels, denoise, lambda index: sources[index]())
+        factor = request["initial_noise_multiplier"]
+        noise = [each * np.float32(1 if factor is None else factor) for each in x]
+        x = [each + start for each, start in zip(noise, init.latents, strict=False)]
+        made = job.sampler.run(x, levels, denoise, lambda index: sources[index]())
+        if (mask := init.latent_mask) is None:
+            return made
+        return [m * mask + i * (1 - mask) for m, i in zip(made, init.latents, strict=False)]
     except _Interrupted:
         return reached
     finally:

@@ -8,6 +8,9 @@ What a job of webui v1.9.3 leaves behind for the next one, and what is done abou
 - `disable_extra_networks` leaves the last job's LoRAs on. Here they are taken off first.
 - A LoRA's bias stays in a layer that has none of its own. Here it is taken back.
 - A setting that config.json lacks is not put back. Here its default is noted before it is overridden.
+- A picture's encoder draws from torch's own generator, which holds what the last job left of its seed: one
+  request draws another picture each time. Here it begins with the job's seed.
+- The upscaling script keeps pictures, under a key that lacks their size. Here they are forgotten.
 - A noise schedule that a setting rescaled becomes the next checkpoint's own, if that file has none. Here a
   checkpoint is loaded over the schedule of its own.
 
@@ -36,6 +39,8 @@ def install() -> None:
     for name in ("modules.processing", "demo.webui.processing"):
         after_import(name, lambda module: _watch(module, passes), trick=EVENT)
     after_import("modules.sd_models", _keep_schedule, trick=EVENT)
+    for name in ("modules.postprocessing", "demo.webui.postprocessing"):
+        after_import(name, _forget_pictures, trick=EVENT)
 
 
 def _watch(processing: Any, passes: Passes) -> None:
@@ -68,7 +73,19 @@ def _watch(processing: Any, passes: Passes) -> None:
 
     processing.process_images, processing.Processed.js = process_images, js
     base.get_conds_with_caching = get_conds_with_caching
+    if (from_picture := getattr(processing, "StableDiffusionProcessingImg2Img", None)) is not None:
+        _seed_encoder(processing, from_picture)
     timeline.write(EVENT, 0.0, 0.0)
+
+
+def _seed_encoder(processing: Any, kind: Any) -> None:
+    upstream = kind.init
+
+    def init(self: Any, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
+        processing.torch.manual_seed(all_seeds[0])
+        upstream(self, all_prompts, all_seeds, all_subseeds)
+
+    kind.init = init
 
 
 def _begin(processing: Any, p: Any) -> None:
@@ -126,6 +143,18 @@ def _join(outer: _Infotext, own: _Infotext) -> _Infotext:
             new, old = own[key], outer[key]
             joined[key] = old if old == new or old.startswith(f"{new}, ") else f"{new}, {old}"
     return joined
+
+
+def _forget_pictures(postprocessing: Any) -> None:
+    upstream = postprocessing.run_extras
+
+    def run_extras(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return upstream(*args, **kwargs)
+        finally:
+            postprocessing.scripts.scripts_postproc.image_changed()
+
+    postprocessing.run_extras = run_extras
 
 
 def _keep_schedule(sd_models: Any) -> None:

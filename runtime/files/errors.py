@@ -15,6 +15,8 @@ FailureKind = Literal[
     "unlisted",
 ]  # fmt: skip
 """What a program can tell failures apart by; `unlisted`: of a host that none of the sources has."""
+RETRYABLE = {"connection", "stalled", "too_slow", "server", "quota", "expired", "disk"}
+"""Kinds that may be gone another time."""
 
 
 class WeightsError(Exception):

@@ -1,8 +1,8 @@
 """Every field of a request, as data: type, bounds, the webui's own default, and what it means.
 
 `runtime.job.values` checks by these tables, `docs/reference.py` writes the schema and the manual from them. The
-names, defaults and meanings of the webui's fields are those of its txt2img API (v1.9.3, modules/api/models.py
-and processing.py).
+names, defaults and meanings of the webui's fields are those of its API (v1.9.3, modules/api/models.py and
+processing.py): txt2img, img2img and extra-single-image.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ Kind = Literal[
     "object",
     "list",
     "loras",
+    "image",
+    "images",
 ]
-Section = Literal["picture", "sampling", "hires", "model", "output", "neutral"]
+Section = Literal["picture", "sampling", "hires", "init", "upscaling", "model", "output", "neutral"]
 
 LIMITS = {
     "side": (2048, "width and height, in pixels"),
@@ -37,6 +39,8 @@ LIMITS = {
     "images": (16, "batch_size x n_iter"),
     "prompt_chars": (10000, "characters of each prompt"),
     "loras": (8, "LoRAs of one request"),
+    "input_pixels": (4096 * 4096, "pixels of one picture that goes in"),
+    "upscaled_pixels": (4096 * 4096, "pixels of a picture after upscaling"),
 }
 """Default and meaning of each limit. An image sets its own; `$BAKERY_MAX_<NAME>` lowers them."""
 
@@ -111,6 +115,7 @@ _TEXT_HR: Any = {**_TEXT, "nullable": True}
 _COUNT: Any = {"default": 1, "minimum": 1}
 _OR_NULL: Any = {"nullable": True}
 _SWITCH: Any = {"default": False, "nullable": True}
+_BLUR: Any = {"minimum": 0, "maximum": 64}
 _OLD = "; names from before v1.9 such as `DPM++ 2M Karras` are split into sampler and scheduler"
 
 # fmt: off
@@ -150,7 +155,8 @@ FIELDS: tuple[Field, ...] = (
     _field("hr_upscaler", "name", "hires", "an upscaler or latent mode of the webui", **_OR_NULL),
     _field("hr_second_pass_steps", "integer", "hires", "steps of the second pass; 0: as the first",
            default=0, minimum=0, limit="steps", **_OR_NULL),
-    _field("denoising_strength", "number", "hires", "how far the second pass may go; needed with enable_hr",
+    _field("denoising_strength", "number", "hires",
+           "how far the second pass may go; needed with enable_hr. With init_images: how far from them, 0.75 if left out",
            **_RATIO, **_OR_NULL),
     _field("hr_sampler_name", "name", "hires", "sampler of the second pass" + _OLD, empty=("Use same sampler",), **_OR_NULL),
     _field("hr_scheduler", "name", "hires", "scheduler of the second pass", empty=("Use same scheduler",), **_OR_NULL),
@@ -158,6 +164,38 @@ FIELDS: tuple[Field, ...] = (
     _field("hr_negative_prompt", "string", "hires", "its negative prompt; empty: the same", **_TEXT_HR),
     _field("hr_checkpoint_name", "name", "hires", "a baked checkpoint for the second pass",
            empty=("Use same checkpoint",), **_OR_NULL),
+
+    _field("init_images", "images", "init", "one picture to draw over, or one for each of `batch_size`",
+           limit="batch_size", **_OR_NULL),
+    _field("resize_mode", "integer", "init",
+           "0: stretch to width and height, 1: cut to their shape, 2: fill up, 3: stretch as a latent picture."
+           " Of an upscaling: 0: by `upscaling_resize`, 1: to `upscaling_resize_w` and `_h`", default=0, minimum=0, maximum=3),
+    _field("initial_noise_multiplier", "number", "init", "noise before the first step", **_OR_NULL),
+    _field("image_cfg_scale", "number", "init", "guidance by the picture, of instruct-pix2pix checkpoints", **_OR_NULL),
+    _field("mask", "image", "init", "where to draw: white, or what is opaque if it has transparency", **_OR_NULL),
+    _field("mask_blur", "integer", "init", "pixels, both ways", **_BLUR, **_OR_NULL),
+    _field("mask_blur_x", "integer", "init", "pixels", default=4, **_BLUR),
+    _field("mask_blur_y", "integer", "init", "pixels", default=4, **_BLUR),
+    _field("mask_round", "boolean", "init", "a mask of all or nothing, else of grays", default=True),
+    _field("inpainting_fill", "integer", "init",
+           "what is under the mask before: 0: its surroundings' colours, 1: the picture, 2: noise, 3: nothing",
+           default=0, minimum=0, maximum=3),
+    _field("inpaint_full_res", "boolean", "init", "draw the mask's part of the picture at full size", default=True),
+    _field("inpaint_full_res_padding", "integer", "init", "pixels around it that are seen as well",
+           default=0, minimum=0, limit="side", **_OR_NULL),
+    _field("inpainting_mask_invert", "boolean", "init", "draw where the mask is black", **_SWITCH),
+
+    _field("image", "image", "upscaling", "the picture to make larger", **_OR_NULL),
+    _field("upscaler_1", "name", "upscaling", "an upscaler of the webui", empty=("None",), **_OR_NULL),
+    _field("upscaler_2", "name", "upscaling", "a second one, blended over the first", empty=("None",), **_OR_NULL),
+    _field("extras_upscaler_2_visibility", "number", "upscaling", "how much of the second", default=0, **_RATIO),
+    _field("upscaling_resize", "number", "upscaling", "factor", default=2, minimum=0),
+    _field("upscaling_resize_w", "integer", "upscaling", "width, with `resize_mode` 1", default=512, minimum=1),
+    _field("upscaling_resize_h", "integer", "upscaling", "height, with `resize_mode` 1", default=512, minimum=1),
+    _field("upscaling_crop", "boolean", "upscaling", "cut off what is more, with `resize_mode` 1", default=True),
+    _field("gfpgan_visibility", "number", "upscaling", "share of GFPGAN's faces", default=0, **_RATIO),
+    _field("codeformer_visibility", "number", "upscaling", "share of CodeFormer's faces", default=0, **_RATIO),
+    _field("codeformer_weight", "number", "upscaling", "0: CodeFormer's most, 1: its least", default=0, **_RATIO),
 
     _field("checkpoint", "name", "model", "a baked checkpoint; the image's first if left out", **_OR_NULL),
     _field("clip_skip", "integer", "model", "CLIP_stop_at_last_layers", minimum=0, maximum=12, **_OR_NULL),
@@ -177,6 +215,8 @@ FIELDS: tuple[Field, ...] = (
     _field("if_too_large", "string", "output",
            "a result above the endpoint's limit: `error`, or made smaller as `jpeg` or `webp`, or by `s3`",
            default="error", choices=("error", "jpeg", "webp", "s3")),
+    _field("previews", "boolean", "output",
+           "progress reports carry the picture as it is then: `preview`, a JPEG of at most 256 pixels a side", **_SWITCH),
 
     _field("do_not_save_samples", "boolean", "neutral", "either; nothing is ever kept", **_SWITCH),
     _field("do_not_save_grid", "boolean", "neutral", "either; nothing is ever kept", **_SWITCH),
@@ -196,7 +236,11 @@ FIELDS: tuple[Field, ...] = (
     _neutral("infotext", "string", "send the fields themselves", None, ""),
     _neutral("firstphase_width", "integer", "use hr_resize_x", 0),
     _neutral("firstphase_height", "integer", "use hr_resize_y", 0),
-    _neutral("firstpass_image", "string", "no pictures go in", None),
+    _neutral("firstpass_image", "string", "use init_images", None),
+    _neutral("latent_mask", "string", "its API fails on it; use mask", None),
+    _neutral("include_init_images", "boolean", "pictures that went in are not sent back", False, None),
+    _field("upscale_first", "boolean", "neutral", "either; faces are restored after upscaling", default=False),
+    _field("show_extras_results", "boolean", "neutral", "either; pictures are always sent", default=True),
     _neutral("comments", "object", "no comments go in", None, {}),
 )
 
@@ -241,6 +285,13 @@ BY_NAME: Mapping[str, Field] = {each.name: each for each in FIELDS}
 OVERRIDES: Mapping[str, Field] = {each.name: each for each in _OVERRIDES}
 """The settings that a request may override; the operator adds names with `$BAKERY_OVERRIDE_SETTINGS`."""
 
+PREVIEWS: Mapping[str, Any] = {
+    "live_previews_enable": True,
+    "show_progress_type": "Approx cheap",
+    "show_progress_every_n_steps": 1,
+}
+"""The settings of a job with `previews`: of the webui's ways the one that needs no model, and 1 ms a picture."""
+
 SYNONYMS: Mapping[str, str] = {
     "num_inference_steps": "steps",
     "guidance_scale": "cfg_scale",
@@ -253,6 +304,10 @@ SYNONYMS: Mapping[str, str] = {
     "sampler": "sampler_name",
     "scheduler_name": "scheduler",
     "upscaler": "hr_upscaler",
+    "init_image": "init_images",
+    "image_url": "init_images",
+    "mask_image": "mask",
+    "strength": "denoising_strength",
     "hires": "enable_hr",
     "format": "image_format",
 }

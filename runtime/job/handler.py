@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import threading
 import time
@@ -11,25 +12,28 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.clock import clock
 from runtime.errors import JobError
+from runtime.job.asked import Pictures, Request
 from runtime.job.bucket import Bucket
-from runtime.job.fields import OVERRIDES
-from runtime.job.honoured import Honoured, check_honoured, read_info
+from runtime.job.fields import OVERRIDES, PREVIEWS
+from runtime.job.honoured import Honoured, check_honoured, check_size, read_info
 from runtime.job.lora import Applied, LoraStore
 from runtime.job.names import Names, pin_settings, read_names
-from runtime.job.request import Request, parse_request
-from runtime.job.response import deliver
+from runtime.job.request import parse_request
+from runtime.job.response import deliver, make_preview
+from runtime.job.rules.tasks import UPSCALING
 from runtime.log import Counters, bind_job, log
 from runtime.settings import Settings
 from runtime.webui.client import WebuiError
-from runtime.webui.generate import Drawing, Generator
+from runtime.webui.generate import Drawing, Generator, Order
 from runtime.webui.keeper import Keeper
 from runtime.worker import Worker
 
 _WATCH_S = 1.0
+_T = TypeVar("_T")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -125,17 +129,25 @@ class Handler:
         request = await self._parse(job.get("input"))
         if self.settings.log_prompts:
             log("INFO", "job", "request", payload=dict(request.payload))
+        pictures = await self._prepare_pictures(request, deadline, timings)
         with _timed(timings, "lora_s"):
-            loras = await self._prepare_loras(request, deadline)
+            fetch = functools.partial(self.loras.prepare, request.loras, deadline=deadline)
+            loras = await self._in_time(fetch, deadline)
         on_progress = _throttle(self.report, job, self.settings.progress_s)
         with _timed(timings, "generate_s"):
-            payload = _with_tags(request.payload, loras)
-            drawing = await self.generator.draw(payload, deadline=deadline, on_progress=on_progress)
+            order = Order(
+                payload={**_with_tags(request, loras), **pictures.payload},
+                endpoint=request.endpoint,
+                with_previews=request.output.previews and self.settings.progress_s > 0,
+            )
+            drawing = await self.generator.draw(order, deadline=deadline, on_progress=on_progress)
         with _timed(timings, "output_s"):
             info, proof = read_info(drawing.answer)
             drawn = len(drawing.answer["images"])
             honoured = check_honoured(request, loras, drawn=drawn, info=info, proof=proof)
-            return await asyncio.to_thread(
+            check_size(drawing.answer["images"], pictures.result)
+            honoured.notes += pictures.notes
+            output = await asyncio.to_thread(
                 deliver,
                 self._compose(request, honoured, drawing, info),
                 request.output,
@@ -144,6 +156,9 @@ class Handler:
                 limit_bytes=int(self.settings.max_response_mb * 1_000_000),
                 bucket=self.bucket,
             )
+        if request.endpoint == UPSCALING:
+            output["image"] = output.pop("images")[0]
+        return output
 
     async def _parse(self, value: object) -> Request:
         if self._offers is None:
@@ -164,16 +179,26 @@ class Handler:
         client = self.keeper.client
         extra = self.settings.allowed_overrides
         config_file = Path(self.worker.webui.config_file)
-        values = pin_settings(client, config_file, [*OVERRIDES, *extra])
+        values = pin_settings(client, config_file, [*OVERRIDES, *PREVIEWS, *extra])
         return read_names(client), {key: values[key] for key in extra if key in values}
 
-    async def _prepare_loras(self, request: Request, deadline: float) -> list[Applied]:
-        cancelled = threading.Event()
-        prepare = asyncio.ensure_future(
-            asyncio.to_thread(
-                self.loras.prepare, request.loras, deadline=deadline, cancelled=cancelled
+    async def _prepare_pictures(
+        self, request: Request, deadline: float, timings: dict[str, float]
+    ) -> Pictures:
+        if not request.pictures:
+            return Pictures()
+        from runtime.job.pictures import prepare_pictures  # noqa: PLC0415  # only where there are any
+
+        with _timed(timings, "pictures_s"):
+            prepare = functools.partial(
+                prepare_pictures, request, self.settings, self.limits, deadline=deadline
             )
-        )
+            return await self._in_time(prepare, deadline)
+
+    async def _in_time(self, blocking: Callable[..., _T], deadline: float) -> _T:
+        """Calls what waits for others in a thread, with an event that tells it to give up."""
+        cancelled = threading.Event()
+        prepare = asyncio.ensure_future(asyncio.to_thread(blocking, cancelled=cancelled))
         try:
             while not (await asyncio.wait({prepare}, timeout=_WATCH_S))[0]:
                 if overdue := self.keeper.overdue(deadline):
@@ -188,17 +213,18 @@ class Handler:
         self, request: Request, honoured: Honoured, drawing: Drawing, info: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The output, its pictures still as the webui gave them."""
-        worker, checkpoints = self.worker, self.worker.of_role("checkpoint")
-        model = next(each for each in checkpoints if each.name == request.checkpoint)
+        worker, answer = self.worker, drawing.answer
+        checkpoints = {each.name: each.sha256 for each in worker.of_role("checkpoint")}
+        model = {"name": request.checkpoint, "sha256": checkpoints.get(request.checkpoint)}
         image = {"name": worker.name, "lock_sha256": worker.lock_sha256}
         return {
-            "images": drawing.answer["images"],
-            "parameters": drawing.answer.get("parameters", {}),
-            "info": drawing.answer.get("info", ""),
+            "images": answer["images"],
+            **({"parameters": {}, "info": ""} if request.checkpoint else {}),
+            **{key: answer[key] for key in ("parameters", "info", "html_info") if key in answer},
             "bakery": {
                 "seeds": info.get("all_seeds", []),
                 "loras": honoured.loras,
-                "model": {"name": model.name, "sha256": model.sha256},
+                "model": model if request.checkpoint else None,
                 "image": {**image, "webui": worker.webui.version},
                 "attempts": drawing.attempts,
                 "degraded": drawing.degraded,
@@ -223,12 +249,15 @@ def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
     timings[name] = round(time.monotonic() - began, 4)
 
 
-def _with_tags(payload: Mapping[str, Any], loras: Sequence[Applied]) -> dict[str, Any]:
+def _with_tags(request: Request, loras: Sequence[Applied]) -> dict[str, Any]:
     """The payload with its LoRAs' tags, in front, where nothing before them can swallow them.
 
     The webui takes them out again without a trace in the prompt. Its second pass knows the tags of
     `hr_prompt` only, where there is one.
     """
+    payload = request.payload
+    if request.endpoint == UPSCALING:
+        return dict(payload)
     scales = [f"{each.scale:.6f}".rstrip("0").rstrip(".") for each in loras]
     tags = [f"<lora:{each.tag}:{scale}>" for each, scale in zip(loras, scales, strict=True)]
     prompts = {"prompt": payload.get("prompt", "")}
@@ -256,6 +285,8 @@ def _throttle(
             "step": state.get("sampling_step"),
             "steps": state.get("sampling_steps"),
         }
+        if picture := progress.get("current_image"):
+            what["preview"] = make_preview(picture)
         report(job, what)
 
     return on_progress

@@ -7,17 +7,21 @@ what the webui lists in "Lora hashes" can be held against the request, and the a
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.errors import JobError
+from runtime.job.asked import Request
 from runtime.job.lora import Applied
-from runtime.job.request import Request
+from runtime.job.rules.sizes import Size
+from runtime.job.rules.tasks import UPSCALING
 
 _REASONS = (
     (r"not implemented for '|scalar type|same dtype", "its precision cannot be computed here"),
@@ -76,16 +80,18 @@ def check_honoured(
         raise JobError("generation_failed", "the drawing was interrupted")
     if drawn < request.images:
         raise JobError("generation_failed", f"the webui drew {drawn} of {request.images} pictures")
+    if request.endpoint == UPSCALING:
+        return Honoured(loras=[])
     if (model := info.get("sd_model_name")) != request.checkpoint:
         what = f"the webui drew with another checkpoint than {request.checkpoint!r}"
         raise JobError("not_honoured", what, detail=f"with {model!r}")
     asked = dict(zip(request.prompt_loras, request.prompt_loras, strict=True))
     asked.update({each.tag: each.name for each in loras if each.scale})
     counts = {each["name"]: each for each in proof["loras"]} if proof else {}
-    notes = []
+    notes = _check_pictures(request, info) if request.pictures else []
     if proof is None:
         _check_hashes(asked, request, info)
-        notes = [_UNPROVEN] * bool(asked)
+        notes += [_UNPROVEN] * bool(asked)
     else:
         _check_counts(asked, counts)
         for tag, name in asked.items():
@@ -96,6 +102,24 @@ def check_honoured(
     for entry in entries:
         entry.update((key, counts.get(entry["tag"], {}).get(key)) for key in _COUNTS)
     return Honoured(loras=entries, notes=notes)
+
+
+def _check_pictures(request: Request, info: Mapping[str, Any]) -> list[str]:
+    """What the webui makes of a mask and of guidance by the picture shows in its infotext only."""
+    wants_part = "mask" in request.pictures and request.payload.get("inpaint_full_res", True)
+    if wants_part and "Inpaint area" not in (info.get("extra_generation_params") or {}):
+        what = "the mask has nothing to draw in it, so the webui drew over the whole picture"
+        raise JobError("not_honoured", what)
+    texts = info.get("infotexts") or [""]
+    is_unused = "image_cfg_scale" in request.payload and "Image CFG scale:" not in texts[0]
+    return ["image_cfg_scale: not used by this checkpoint"] * is_unused
+
+
+def check_size(images: Sequence[str], expected: Size | None) -> None:
+    """Raises JobError if the one picture, a PNG, has another size than the upscaler was to give it."""
+    start = base64.b64decode(images[0][:32]) if expected else b""
+    if start.startswith(b"\x89PNG") and struct.unpack(">II", start[16:24]) != expected:
+        raise JobError("not_honoured", "the webui made a picture of another size than asked for")
 
 
 def _check_hashes(asked: Mapping[str, str], request: Request, info: Mapping[str, Any]) -> None:

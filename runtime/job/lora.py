@@ -20,13 +20,13 @@ from pathlib import Path
 from runtime.clock import clock
 from runtime.errors import FieldError, JobError
 from runtime.files.addresses import STORAGE_HOSTS, resolve
-from runtime.files.errors import WeightsError
+from runtime.files.errors import RETRYABLE, WeightsError
 from runtime.files.fetch import fetch_url
 from runtime.files.http import Credentials, Timeouts
 from runtime.files.lora_kinds import recognise_lora
 from runtime.files.policy import HostPolicy, show_url
 from runtime.files.safetensors import data_sha256, read_header
-from runtime.job.request import AUTOV3_CHARS, LoraRequest
+from runtime.job.asked import AUTOV3_CHARS, LoraRequest
 from runtime.log import log
 from runtime.settings import Settings
 from runtime.worker import Worker
@@ -34,7 +34,6 @@ from runtime.worker import Worker
 VOLUME = Path("/runpod-volume")
 """Where RunPod mounts a network volume."""
 _LINKS = "from-requests"
-_RETRYABLE = {"connection", "stalled", "too_slow", "server", "quota", "expired", "disk"}
 _IN_USE_S = 600
 """A file used so recently may be in another worker's hands: it is not evicted."""
 _BYTES_IN_MB = 1_000_000
@@ -214,7 +213,7 @@ class LoraStore:
         what, hosts = error.what, self._settings.lora_hosts
         if error.kind in {"host", "redirect", "unlisted", "form"}:
             what = f"the address is not allowed; files come by https from {hosts}"
-        code = "lora_unavailable" if error.kind in _RETRYABLE else "lora_refused"
+        code = "lora_unavailable" if error.kind in RETRYABLE else "lora_refused"
         fields = [FieldError(field=where, message=what)]
         return JobError(code, f"LoRA {name!r}: {what}", fields=fields)
 

@@ -15,15 +15,22 @@ from runtime.job.values import suggest
 from runtime.webui.client import WebuiAnswerError, WebuiClient
 
 OWN_SCHEDULE = {"DDIM", "PLMS", "UniPC", "DPM fast", "DPM adaptive"}
-"""Samplers that draw the same picture whatever the scheduler (seen with v1.9.3)."""
+"""Samplers that draw the same picture whatever the scheduler (seen with v1.9.3); from a picture, `TIMESTEPS` only."""
 BROWNIAN = {"DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE"}
 """Samplers whose noise cannot be had from a negative seed (torchsde: numpy's SeedSequence)."""
-LEAST_STEPS = {"UniPC": 3, "DPM++ 2M SDE": 2, "DPM++ 2M SDE Heun": 2, "DPM++ 3M SDE": 2}
-"""With fewer the webui fails (seen with v1.9.3, each sampler with 1, 2 and 3 steps)."""
-LEAST_STEPS_HR = {**LEAST_STEPS, "UniPC": 4, "DPM fast": 2, "DPM adaptive": 2}
-"""The same for the second pass of hires fix."""
+LEAST_STEPS = {
+    "UniPC": 3,
+    "DPM++ 2M SDE": 2,
+    "DPM++ 2M SDE Heun": 2,
+    "DPM++ 3M SDE": 2,
+    "DDIM": 2,
+    "PLMS": 2,
+}
+"""With fewer the webui fails, or walks no step and the prompt counts for nothing (seen with v1.9.3)."""
+LEAST_STEPS_HR = {**LEAST_STEPS, "UniPC": 4, "DDIM": 3, "PLMS": 3, "DPM fast": 2, "DPM adaptive": 2}
+"""The same for the second pass of hires fix, and for the steps that img2img walks."""
 TIMESTEPS = {"DDIM", "PLMS", "UniPC"}
-"""Samplers that pick their steps out of 1,000."""
+"""Samplers that pick their steps out of 1,000, and have no other schedule."""
 _INERT = re.compile(
     r"api_(enable_requests|forbid_local_requests|useragent)"  # barred from the API
     r"|cross_attention_optimization|fp8_storage|cache_fp16_weight"  # read when the model is loaded
@@ -40,6 +47,8 @@ class Names:
     """Accepted spelling → label: the webui knows a scheduler by its name and by its label."""
     upscalers: tuple[str, ...]
     """Upscalers and latent modes: what `hr_upscaler` may be."""
+    latent_modes: tuple[str, ...] = ()
+    """Those of them that a picture cannot be made larger with by itself."""
     styles: Mapping[str, tuple[str, str]]
     """Name → prompt and negative prompt."""
     has_comments: bool = False
@@ -78,11 +87,12 @@ def read_names(client: WebuiClient) -> Names:
     schedulers = {
         each[key]: each["label"] for each in ask("schedulers") for key in ("name", "label")
     }
-    upscalers = [*ask("latent-upscale-modes"), *ask("upscalers")]
+    latent_modes = tuple(each["name"] for each in ask("latent-upscale-modes"))
     return Names(
         samplers=tuple(each["name"] for each in ask("samplers")),
         schedulers=schedulers,
-        upscalers=tuple(each["name"] for each in upscalers),
+        upscalers=(*latent_modes, *(each["name"] for each in ask("upscalers"))),
+        latent_modes=latent_modes,
         styles={
             each["name"]: (each.get("prompt") or "", each.get("negative_prompt") or "")
             for each in ask("prompt-styles")

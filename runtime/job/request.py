@@ -9,11 +9,20 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import FieldError, JobError
-from runtime.job.fields import BY_NAME, FIELDS, LORA_FIELDS, OVERRIDES, SYNONYMS, Field, field_like
+from runtime.job.asked import AUTOV3_CHARS, LoraRequest, OutputOptions, Request
+from runtime.job.fields import (
+    BY_NAME,
+    FIELDS,
+    LORA_FIELDS,
+    OVERRIDES,
+    PREVIEWS,
+    SYNONYMS,
+    Field,
+    field_like,
+)
 from runtime.job.names import Names
 from runtime.job.rules.prompts import (
     LORA_KINDS,
@@ -23,6 +32,18 @@ from runtime.job.rules.prompts import (
     without_comments,
 )
 from runtime.job.rules.scripts import fields_of_script
+from runtime.job.rules.tasks import (
+    OF_AN_UPSCALING,
+    UPSCALING,
+    Endpoint,
+    check_pictures_asked,
+    check_upscalers,
+    choose_endpoint,
+    fields_off,
+    note_upscalers,
+    open_envelope,
+    table_of,
+)
 from runtime.job.rules.together import check_samplers, check_seeds, check_sizes, count_images
 from runtime.job.values import cut, describe, read_value, suggest
 from runtime.worker import Worker
@@ -34,56 +55,9 @@ _NOT_THE_WEBUIS = {
     "loras",
     "clip_skip",
     "checkpoint",
-    *(e.name for e in FIELDS if e.section in {"output", "neutral"}),
+    *(e.name for e in FIELDS if e.section in {"output", "neutral"} or e.kind[:5] == "image"),
 }
-_HIRES = {e.name for e in FIELDS if e.section == "hires"} - {"enable_hr"}
-_WITHOUT_HIRES = {e.name: e.unbounded() if e.name in _HIRES else e for e in FIELDS}
 _MAX_ERRORS = 50
-AUTOV3_CHARS = 12
-"""Of CivitAI's AutoV3: SHA-256 without the file's header; a `hash` so long is held against the file itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraRequest:
-    """One entry of `loras`. Baked if neither `url` nor `civitai` is given."""
-
-    name: str
-    scale: float = 1.0
-    url: str | None = None
-    civitai: str | None = None
-    sha256_prefix: str | None = None
-
-    @property
-    def is_baked(self) -> bool:
-        return self.url is None and self.civitai is None
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputOptions:
-    """How the pictures are handed over."""
-
-    image_format: str = "png"
-    image_quality: int = 90
-    delivery: str = "base64"
-    if_too_large: str = "error"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A request that the webui will honour in full, as far as can be known before it draws."""
-
-    payload: Mapping[str, Any]
-    """What goes to `/sdapi/v1/txt2img`; the tags of `loras` are not in it yet."""
-    loras: Sequence[LoraRequest]
-    prompt_loras: Sequence[str]
-    """Names that the prompts themselves mention, all of them baked."""
-    checkpoint: str
-    """The name of the baked checkpoint that draws."""
-    images: int
-    """How many pictures must come back."""
-    output: OutputOptions
-    notes: Sequence[str] = ()
-    """What was accepted although a worker makes nothing of it, or does it another way; for the answer."""
 
 
 def parse_request(
@@ -128,6 +102,7 @@ class _Parser:
         self.errors: list[FieldError] = []
         self._notes: list[str] = []
         self._unused: dict[str, Any] = {}
+        self._endpoint: Endpoint = "txt2img"
         self._sampler_field = "sampler_name"
         self._names = names
         self._limits = limits
@@ -140,21 +115,31 @@ class _Parser:
 
     def parse(self, value: Mapping[Any, object]) -> Request:
         """The request; worth nothing if there are errors."""
+        value, problems = open_envelope(value)
+        self.errors += problems
+        self._endpoint = choose_endpoint(value)
+        if self._endpoint == UPSCALING:
+            return self._parse_upscaling(value)
         given = self._read_fields(value)
+        pictures = self._take_pictures(given)
         self._check_names(given)
         overrides = self._read_overrides(given)
         self.errors += [
             *check_sizes(given, self._limits),
-            *check_samplers(given),
+            *check_samplers(given, is_img2img=self._endpoint == "img2img"),
             *check_seeds(given, overrides),
         ]
         loras = self._read_loras(given.get("loras", []))
         mentioned = self._check_prompts(given, overrides, loras)
         payload = {**self._unused, **given}
         payload = {key: item for key, item in payload.items() if key not in _NOT_THE_WEBUIS}
+        if given.get("previews"):
+            overrides = {**PREVIEWS, **overrides}
         payload.update(override_settings=overrides, send_images=True, save_images=False)
         return Request(
+            endpoint=self._endpoint,
             payload=payload,
+            pictures=pictures,
             loras=loras,
             prompt_loras=mentioned,
             checkpoint=overrides.get("sd_model_checkpoint", self._checkpoints[0]),
@@ -162,6 +147,33 @@ class _Parser:
             output=OutputOptions(**{key: given[key] for key in _OUTPUT if key in given}),
             notes=self._notes[:_MAX_ERRORS],
         )
+
+    def _parse_upscaling(self, value: Mapping[Any, object]) -> Request:
+        given = self._read(value, OF_AN_UPSCALING, "", "is no field of an upscaling")
+        upscalers = set(self._names.upscalers) - set(self._names.latent_modes)
+        for key in {"upscaler_1", "upscaler_2"} & set(given):
+            self._know(key, given[key], upscalers, "the webui has no such upscaler")
+        self.errors += check_upscalers(given)
+        self._notes += note_upscalers(given)
+        return Request(
+            endpoint=UPSCALING,
+            payload={key: given[key] for key in given if key not in _NOT_THE_WEBUIS},
+            pictures={"image": given.get("image", "")},
+            loras=(),
+            prompt_loras=(),
+            checkpoint="",
+            images=1,
+            output=OutputOptions(**{key: given[key] for key in _OUTPUT if key in given}),
+            notes=self._notes,
+        )
+
+    def _take_pictures(self, given: dict[str, Any]) -> dict[str, str]:
+        """Out of the fields, into the request's own place for them."""
+        self.errors += check_pictures_asked(given, self._endpoint)
+        pictures = {f"init_images[{i}]": e for i, e in enumerate(given.get("init_images", ()))}
+        if mask := given.get("mask"):
+            pictures["mask"] = mask
+        return pictures
 
     def _wrong(self, field: str, message: str) -> None:
         self.errors.append(FieldError(field=field, message=message))
@@ -204,14 +216,15 @@ class _Parser:
         with contextlib.suppress(ValueError):
             asked = value.get("enable_hr")
             is_on = asked is not None and read_value(BY_NAME["enable_hr"], asked, self._limits)
-        table = BY_NAME if is_on else _WITHOUT_HIRES
-        given = self._read(value, table, "", "there is no such field")
+        has = {"has_hires": is_on, "has_mask": value.get("mask") not in (None, "")}
+        given = self._read(value, table_of(self._endpoint, **has), "", "there is no such field")
         older = given.pop("sampler_index", None)
         if older is not None and "sampler_name" not in given:
             given["sampler_name"], self._sampler_field = older, "sampler_index"
-        if not is_on:
-            self._set_aside(given, _HIRES, "enable_hr")
-        elif "denoising_strength" not in given:
+        off = fields_off(self._endpoint, **has)
+        for switch in dict.fromkeys(off.values()):
+            self._set_aside(given, [e for e in off if off[e] == switch and e in given], switch)
+        if is_on and self._endpoint == "txt2img" and "denoising_strength" not in given:
             # Its API has no default for it, and fails with a TypeError.
             self._wrong("denoising_strength", "is needed with enable_hr")
         self._resolve_samplers(given)

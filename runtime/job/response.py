@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.errors import JobError
+from runtime.job.asked import OutputOptions
 from runtime.job.bucket import Bucket
-from runtime.job.request import OutputOptions
 
 _SMALLER_QUALITIES = (75, 50)
+_PREVIEW_SIDE, _PREVIEW_QUALITY = 256, 70
 _EXIF_CHARS = 30_000
 """JPEG holds 64 KiB of it."""
 
@@ -109,6 +110,17 @@ def encode(data: bytes, image_format: str, *, quality: int, infotext: str) -> by
         exif = _user_comment(infotext[:_EXIF_CHARS])
         picture.convert("RGB").save(out, image_format.upper(), quality=quality, exif=exif)
     return out.getvalue()
+
+
+def make_preview(picture: str) -> str:
+    """A JPEG in base64, small enough for a progress report, of one that the webui gave."""
+    from PIL import Image  # noqa: PLC0415  # as above
+
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+        out = io.BytesIO()
+        image.convert("RGB").save(out, "JPEG", quality=_PREVIEW_QUALITY)
+    return base64.b64encode(out.getvalue()).decode()
 
 
 def _user_comment(text: str) -> bytes:

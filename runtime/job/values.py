@@ -22,6 +22,8 @@ _KINDS: Mapping[str, tuple[str, Any]] = {
     "object": ("an object", dict),
     "list": ("a list", list),
     "loras": ("a list of objects or names", list),
+    "image": ("a picture: base64, a data URL or an https address", str),
+    "images": ("a list of pictures: base64, data URLs or https addresses", list),
 }
 """In words, and the types that JSON gives it."""
 _TRUTHS: Mapping[object, bool] = {
@@ -43,7 +45,7 @@ def read_value(field: Field, item: object, limits: Mapping[str, int]) -> Any:
                 return value
         raise ValueError(f"is not possible in a worker: {field.meaning}")
     value = _convert(field.kind, item)
-    for text in value if field.kind == "strings" else [value]:
+    for text in value if field.kind in {"strings", "images"} else [value]:
         _check_text(text)
     if field.choices and value not in field.choices:
         hint = suggest(value, field.choices)
@@ -72,10 +74,12 @@ def _convert(kind: str, item: object) -> Any:
     fits = isinstance(value, types) and isinstance(value, bool) == (kind == "boolean")
     if isinstance(value, float):
         fits = fits and math.isfinite(value)
-    if kind == "strings" and isinstance(value, list):
+    if kind in {"strings", "images"} and isinstance(value, list):
         fits = all(isinstance(each, str) for each in value)
     if not fits:
-        raise ValueError(f"must be {words}, not {describe(item)}")
+        # What may be a picture is shown nowhere.
+        shown = "a string" if kind == "images" and isinstance(item, str) else describe(item)
+        raise ValueError(f"must be {words}, not {shown}")
     return str(value) if kind == "identifier" else value
 
 

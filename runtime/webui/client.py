@@ -58,20 +58,28 @@ class WebuiClient:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def txt2img(self, payload: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+    def draw(
+        self, payload: Mapping[str, Any], *, endpoint: str = "txt2img", timeout_s: float
+    ) -> dict[str, Any]:
         """Generates; returns `images` (base64), `parameters` and `info` (a JSON string).
+
+        An upscaling's `image` comes as the one of `images`, with `html_info`.
 
         Raises:
             WebuiError: one of the subclasses above.
         """
-        answer = self.call("POST", "/sdapi/v1/txt2img", payload, timeout_s=timeout_s)
+        answer = self.call("POST", f"/sdapi/v1/{endpoint}", payload, timeout_s=timeout_s)
+        if isinstance(answer, dict) and isinstance(answer.get("image"), str):
+            answer["images"] = [answer.pop("image")]
         if not isinstance(answer, dict) or not isinstance(answer.get("images"), list):
             raise WebuiAnswerError(status=200, kind="NotAnAnswer", detail="no images in the answer")
         return answer
 
-    def progress(self, *, timeout_s: float = _SHORT_CALL_S) -> dict[str, Any]:
-        """`progress` (0 to 1), `eta_relative` (s) and `state`, without the preview picture."""
-        path = "/sdapi/v1/progress?skip_current_image=true"
+    def progress(
+        self, *, with_picture: bool = False, timeout_s: float = _SHORT_CALL_S
+    ) -> dict[str, Any]:
+        """`progress` (0 to 1), `eta_relative` (s) and `state`; `current_image` if it is wanted and there is one."""
+        path = f"/sdapi/v1/progress?skip_current_image={str(not with_picture).lower()}"
         return dict(self.call("GET", path, timeout_s=timeout_s))
 
     def interrupt(self, *, timeout_s: float = _SHORT_CALL_S) -> None:

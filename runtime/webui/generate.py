@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.clock import clock
@@ -22,10 +23,25 @@ from runtime.webui.keeper import Keeper
 
 _POLL_S = 0.5
 _PRINTED_S = 0.05
+_NOISE = 2
 _TRANSIENT = {"", "RuntimeError", "OSError", "ConnectionError", "TimeoutError"}
 """Kinds of the webui's errors that may be gone the next time; a TypeError comes again."""
+_NO_PICTURE = re.compile(
+    "image file|png file|encoded image|data stream|unidentifiedimage|decompress", re.IGNORECASE
+)
+"""Pillow's words, in the webui, for a picture whose header promised more than its inside holds."""
 OnProgress = Callable[[Mapping[str, Any]], None]
 """Gets what `WebuiClient.progress` gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is asked of the webui."""
+
+    payload: Mapping[str, Any]
+    endpoint: str = "txt2img"
+    with_previews: bool = False
+    """Whether progress comes with a picture."""
 
 
 @dataclass(kw_only=True)
@@ -51,8 +67,11 @@ class _Watch:
 def smaller_batch(payload: Mapping[str, Any]) -> dict[str, Any] | None:
     """The same pictures, with the same seeds, in smaller batches; None for a batch of one.
 
-    The webui numbers seeds through all batches, so the largest divisor keeps every picture.
+    The webui numbers seeds through all batches, so the largest divisor keeps every picture; but not where a
+    batch has a picture for each, nor where a mask's noise is made of the first batch's seeds.
     """
+    if len(payload.get("init_images", ())) > 1 or payload.get("inpainting_fill") == _NOISE:
+        return None
     size, n_iter = payload.get("batch_size", 1), payload.get("n_iter", 1)
     for smaller in range(size - 1, 0, -1):
         if size % smaller == 0:
@@ -68,9 +87,7 @@ class Generator:
         self._settings = settings
         self._counters = counters
 
-    async def draw(
-        self, payload: Mapping[str, Any], *, deadline: float, on_progress: OnProgress
-    ) -> Drawing:
+    async def draw(self, order: Order, *, deadline: float, on_progress: OnProgress) -> Drawing:
         """Draws.
 
         Raises:
@@ -83,20 +100,22 @@ class Generator:
             missing = self._keeper.missing_models
             watch = _Watch(heard_at=clock.now(), frozen_s=clock.frozen_s)
             try:
-                answer = await self._try(payload, watch, deadline, on_progress)
-                await self._check_models(payload, missing)
+                answer = await self._try(order, watch, deadline, on_progress)
+                await self._check_models(order, missing)
                 return Drawing(answer=answer, attempts=attempt, degraded=degraded)
             except WebuiError as error:
                 if isinstance(error, WebuiAnswerError) and error.is_out_of_memory:
-                    payload = self._degrade(payload, error)
-                    degraded = {key: payload[key] for key in ("batch_size", "n_iter")}
+                    smaller = self._degrade(order.payload, error)
+                    order = replace(order, payload=smaller)
+                    degraded = {key: smaller[key] for key in ("batch_size", "n_iter")}
                     continue
                 await self._wait_before_next(attempt, error, deadline, watch)
             attempt += 1
 
-    async def _check_models(self, payload: Mapping[str, Any], missing_before: int) -> None:
+    async def _check_models(self, order: Order, missing_before: int) -> None:
         """The webui fetches these models at their first use, and draws without one that does not come."""
-        if not (payload.get("restore_faces") or payload.get("enable_hr")):
+        uses_models = order.endpoint == "extra-single-image"
+        if not any((uses_models, *map(order.payload.get, ("restore_faces", "enable_hr")))):
             return
         # What it printed before it answered may be read a moment after the answer.
         await asyncio.sleep(_PRINTED_S)
@@ -105,13 +124,15 @@ class Generator:
             raise JobError("not_honoured", what)
 
     async def _try(
-        self, payload: Mapping[str, Any], watch: _Watch, deadline: float, on_progress: OnProgress
+        self, order: Order, watch: _Watch, deadline: float, on_progress: OnProgress
     ) -> dict[str, Any]:
-        """One call of txt2img, beside a call of progress every half second."""
+        """One call that draws, beside a call of progress every half second."""
         timeout_s = max(deadline - clock.now(), 0) + self._settings.interrupt_timeout_s + 60
-        txt2img = functools.partial(self._keeper.client.txt2img, payload, timeout_s=timeout_s)
-        call = asyncio.ensure_future(self._keeper.in_thread(txt2img))
-        listener = asyncio.ensure_future(self._listen(watch, on_progress))
+        client, where = self._keeper.client, order.endpoint
+        draw = functools.partial(client.draw, order.payload, endpoint=where, timeout_s=timeout_s)
+        call = asyncio.ensure_future(self._keeper.in_thread(draw))
+        progress = functools.partial(client.progress, with_picture=order.with_previews)
+        listener = asyncio.ensure_future(self._listen(watch, progress, on_progress))
         try:
             while not call.done():
                 await asyncio.wait({call}, timeout=_POLL_S)
@@ -125,11 +146,13 @@ class Generator:
         finally:
             listener.cancel()
 
-    async def _listen(self, watch: _Watch, on_progress: OnProgress) -> None:
+    async def _listen(
+        self, watch: _Watch, ask: Callable[[], dict[str, Any]], on_progress: OnProgress
+    ) -> None:
         while True:
             await asyncio.sleep(_POLL_S)
             try:
-                progress = await self._keeper.in_thread(self._keeper.client.progress)
+                progress = await self._keeper.in_thread(ask)
             except WebuiError:
                 continue
             watch.heard_at = clock.now()
@@ -200,6 +223,9 @@ class Generator:
         if dead and began:
             what = "the webui ended while it drew"
             raise JobError("webui_unavailable", what, refresh=True) from error
+        if isinstance(error, WebuiAnswerError) and _NO_PICTURE.search(str(error)):
+            what = "a picture is broken: it cannot be decoded"
+            raise JobError("invalid_request", what) from error
         wait_s = 0.0 if dead else self._settings.retry_wait_s
         retry = Retry(attempts=self._settings.attempts, first_s=wait_s, backoff_s=2 * wait_s)
         left_s = min(deadline, self._keeper.stop_at) - clock.now()

@@ -173,7 +173,7 @@ class WebuiProcess:
         """Draws the smallest picture. One that takes as long as the model's load is given the time."""
         for _ in range(_PROBE_ATTEMPTS):
             try:
-                self.client.txt2img(PROBE, timeout_s=max(end - clock.now(), 0.1))
+                self.client.draw(PROBE, timeout_s=max(end - clock.now(), 0.1))
             except WebuiError as error:
                 failure = error
             else:

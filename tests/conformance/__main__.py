@@ -17,7 +17,7 @@ from typing import Any
 
 from bake.weights.kinds import recognise
 from runtime.files.safetensors import read_header
-from tests.conformance import cases
+from tests.conformance import cases, pictures
 from tests.conformance.cases import BASE, LONG, Case
 from tests.conformance.deliberate import reason_for
 from tests.conformance.loras import make_all, make_tiny, make_xl
@@ -64,16 +64,19 @@ class Check:
         self.table.add(part, name or case.name, self.difference(case))
 
     def difference(self, case: Case) -> str:
-        status, body = self.fresh.draw(case.payload)
+        status, body = self.fresh.draw(case.payload, case.endpoint)
         output = self.worker.run(case.value)
         if "error" in output:
             said = _message(output)
             return f"refused ({said}), drawn by the webui" if status == 200 else ""
         if status != 200:
             return f"drawn, the webui answers {status} {str(body.get('detail'))[:80]}"
-        ours, theirs = pixels(output["images"]), pixels(body["images"])
-        if ours != theirs:
+        ours = pixels(output.get("images") or [output["image"]])
+        if ours != (theirs := pixels(body["images"])):
             return f"{ours} instead of {theirs}"
+        if case.endpoint == "extra-single-image":
+            same = output["html_info"] == body["html_info"]
+            return "" if same else f"html_info is {output['html_info']}"
         return _compare_info(output["info"], body["info"])
 
     def fields(self) -> None:
@@ -87,6 +90,19 @@ class Check:
             named = json.loads(json.dumps(sent).replace("detail", "lora-f32"))
             said = str(self.worker.run({**BASE, **named}).get("error"))
             self.table.add("client", name, "" if words in said else f"not refused as such: {said}")
+
+    def pictures(self) -> None:
+        """img2img, inpainting and upscaling, each alone and after one another."""
+        for case in pictures.cases():
+            self.compare("pictures", case)
+        for name, sent, words in pictures.refused():
+            said = str(self.worker.run(sent).get("error"))
+            self.table.add(
+                "pictures", name, "" if words in said else f"not refused as such: {said}"
+            )
+        names, schedulers = _offers(self.bench)
+        for case in pictures.samplers(names, schedulers):
+            self.compare("pictures", case)
 
     def samplers(self) -> None:
         names, schedulers = _offers(self.bench)
@@ -285,6 +301,7 @@ PARTS = {
     "fields": TINY,
     "clients": TINY,
     "samplers": TINY,
+    "pictures": TINY,
     "loras": SMALL,
     "history_xl": SMALL,
     "ends": SMALL,

@@ -42,6 +42,12 @@ class Case:
     """The webui's own request, where it is not `value`."""
 
     @property
+    def endpoint(self) -> str:
+        if "image" in self.value:
+            return "extra-single-image"
+        return "img2img" if "init_images" in self.value else "txt2img"
+
+    @property
     def payload(self) -> dict[str, Any]:
         return self.same_as or self.value
 

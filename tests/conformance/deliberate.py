@@ -14,6 +14,14 @@ DIFFERENCES: tuple[tuple[str, str], ...] = (
         "these have a schedule of their own and draw the same whatever is asked for: refused instead of ignored",
     ),
     (
+        r"pictures: (DDIM|PLMS|UniPC) / .*",
+        "their schedule is their own over a picture too",
+    ),
+    (
+        r"pictures: (DDIM|PLMS), \d at .*: refused",
+        "with so few steps they walk none, and the prompt counts for nothing",
+    ),
+    (
         r"field: seed_resize_from_[wh]=(32|128)",
         "the webui needs both and ignores one alone: refused instead of ignored",
     ),

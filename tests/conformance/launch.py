@@ -33,8 +33,25 @@ def main() -> None:
     runpy.run_path(script, run_name="__main__")
 
 
+def seed_encoder() -> None:
+    """A picture's encoder draws from torch's own generator, which holds whatever was left: it has no right state.
+
+    So both sides begin it with the job's seed, the worker's by `runtime.boot.jobs`.
+    """
+    processing = sys.modules["modules.processing"]
+    kind = processing.StableDiffusionProcessingImg2Img
+    upstream = kind.init
+
+    def init(self: Any, prompts: Any, seeds: Any, subseeds: Any) -> None:
+        processing.torch.manual_seed(seeds[0])
+        upstream(self, prompts, seeds, subseeds)
+
+    kind.init = init
+
+
 def serve(path: str) -> None:
     api = wait_until_loaded()
+    seed_encoder()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     listener.listen()
@@ -72,13 +89,21 @@ def wait_until_loaded() -> Any:
 def answer(api: Any, connection: socket.socket) -> None:
     body: dict[str, Any]
     with connection.makefile("rwb") as stream:
-        payload = json.loads(stream.readline())
+        asked = json.loads(stream.readline())
         try:
             from modules.api import models  # noqa: PLC0415
 
-            request = models.StableDiffusionTxt2ImgProcessingAPI(**payload)
-            result = api.text2imgapi(request)
-            status, body = 200, {"images": result.images, "info": result.info}
+            kind, function = {
+                "txt2img": (models.StableDiffusionTxt2ImgProcessingAPI, api.text2imgapi),
+                "img2img": (models.StableDiffusionImg2ImgProcessingAPI, api.img2imgapi),
+                "extra-single-image": (
+                    models.ExtrasSingleImageRequest,
+                    api.extras_single_image_api,
+                ),
+            }[asked["endpoint"]]
+            result = function(kind(**asked["payload"])).dict()
+            status, body = 200, {**result, "images": result.get("images") or [result.get("image")]}
+            body = {key: body.get(key) for key in ("images", "info", "html_info")}
         except BaseException as error:  # whatever it is: it is the answer
             traceback.print_exc()
             invalid = type(error).__name__ == "ValidationError"

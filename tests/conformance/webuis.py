@@ -118,9 +118,11 @@ class FreshWebui:
             assert time.monotonic() < end, "the fresh webui did not start"
             time.sleep(0.2)
 
-    def draw(self, payload: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    def draw(
+        self, payload: Mapping[str, Any], endpoint: str = "txt2img"
+    ) -> tuple[int, dict[str, Any]]:
         """Status and body of the API's answer; the same request is asked once."""
-        key = json.dumps(payload, sort_keys=True)
+        key = json.dumps({"endpoint": endpoint, "payload": payload}, sort_keys=True)
         if key not in self._known:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(START_S)

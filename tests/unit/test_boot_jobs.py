@@ -70,7 +70,16 @@ class Processing:
             p.infotext = dict(self.model_hijack.extra_generation_params)
             return Processed()
 
+        self.seeds: list[Any] = []
+        self.torch = SimpleNamespace(manual_seed=self.seeds.append)
+        seeds = self.seeds
+
+        class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
+            def init(self, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
+                seeds.append(("encodes", all_prompts, all_subseeds))
+
         self.StableDiffusionProcessing = StableDiffusionProcessing
+        self.StableDiffusionProcessingImg2Img = StableDiffusionProcessingImg2Img
         self.Processed = Processed
         self.process_images = process_images
 
@@ -99,6 +108,32 @@ def test_equal_jobs_share_a_conditioning_and_its_infotext(processing: Processing
     assert processing.made == ["p"]
     assert first.conds == second.conds
     assert first.infotext == second.infotext == {"TI hashes": "h1"}
+
+
+def test_a_pictures_encoder_begins_with_the_jobs_seed(processing: Processing) -> None:
+    processing.StableDiffusionProcessingImg2Img().init(["p"], [7, 8], [9])
+    assert processing.seeds == [7, ("encodes", ["p"], [9])]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_pictures_that_were_made_larger_are_forgotten(fails: bool) -> None:
+    kept = ["a picture"]
+
+    def run_extras(extras_mode: int, *, image: str) -> str:
+        assert kept
+        if fails:
+            raise RuntimeError(image)
+        return f"{image} {extras_mode}"
+
+    scripts = SimpleNamespace(scripts_postproc=SimpleNamespace(image_changed=kept.clear))
+    module = SimpleNamespace(run_extras=run_extras, scripts=scripts)
+    jobs._forget_pictures(module)
+    if fails:
+        with pytest.raises(RuntimeError):
+            module.run_extras(0, image="x")
+    else:
+        assert module.run_extras(0, image="x") == "x 0"
+    assert kept == []
 
 
 def test_settings_and_size_shape_a_conditioning(processing: Processing) -> None:

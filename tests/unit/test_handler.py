@@ -263,13 +263,13 @@ def test_fewer_pictures_than_asked_for_are_an_error() -> None:
         return {}
 
     webui = FakeWebui(one_only)
-    original = webui.txt2img
+    original = webui.draw
 
-    def cut(payload: Mapping[str, Any], *, timeout_s: float) -> Any:
-        answer = original(payload, timeout_s=timeout_s)
+    def cut(payload: Mapping[str, Any], **more: Any) -> Any:
+        answer = original(payload, **more)
         return {**answer, "images": answer["images"][:1]}
 
-    webui.txt2img = cut  # type: ignore[method-assign]
+    webui.draw = cut  # type: ignore[method-assign]
     error = Bench(webui).error({"prompt": "p", "batch_size": 2})
     assert error["message"] == "the webui drew 1 of 2 pictures"
 
@@ -333,6 +333,10 @@ def test_smaller_batches_keep_the_number_of_pictures() -> None:
     assert smaller_batch({"batch_size": 6, "n_iter": 2}) == {"batch_size": 3, "n_iter": 4}
     assert smaller_batch({"batch_size": 5}) == {"batch_size": 1, "n_iter": 5}
     assert smaller_batch({}) is None
+    one = {"batch_size": 2, "init_images": ["x"]}
+    assert smaller_batch(one) == {**one, "batch_size": 1, "n_iter": 2}
+    assert smaller_batch({**one, "init_images": ["x", "y"]}) is None
+    assert smaller_batch({**one, "inpainting_fill": 2}) is None
 
 
 def test_a_webui_found_dead_is_started_again_once() -> None:
@@ -637,7 +641,13 @@ def test_settings_that_the_webui_could_not_restore_are_pinned_once(tmp_path: Pat
     bench = Bench(webui)
     bench.run()
     bench.run()
-    assert webui.settings == [{"CLIP_stop_at_last_layers": 1, "enable_prompt_comments": True}]
+    assert webui.settings == [
+        {
+            "CLIP_stop_at_last_layers": 1,
+            "enable_prompt_comments": True,
+            "live_previews_enable": True,
+        }
+    ]
     config = tmp_path / "config.json"
     config.write_text('{"CLIP_stop_at_last_layers": 2}')
     values = pin_settings(webui, config, ["CLIP_stop_at_last_layers", "not_there"])  # type: ignore[arg-type]

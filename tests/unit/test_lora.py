@@ -14,8 +14,8 @@ from runtime.errors import JobError
 from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.fetch import Fetched
 from runtime.job import lora
+from runtime.job.asked import LoraRequest
 from runtime.job.lora import Applied, LoraStore
-from runtime.job.request import LoraRequest
 from runtime.settings import Settings
 from runtime.worker import Webui
 from tests.samples import make_worker

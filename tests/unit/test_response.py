@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from runtime.errors import JobError
+from runtime.job.asked import OutputOptions
 from runtime.job.bucket import Bucket
-from runtime.job.request import OutputOptions
 from runtime.job.response import deliver, encode, json_size
 from runtime.settings import Settings
 

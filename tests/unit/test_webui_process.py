@@ -35,7 +35,7 @@ class Answers:
     def progress(self, *, timeout_s: float) -> dict[str, Any]:
         return {}
 
-    def txt2img(self, payload: Any, *, timeout_s: float) -> dict[str, Any]:
+    def draw(self, payload: Any, *, timeout_s: float) -> dict[str, Any]:
         self.asked += 1
         picture = self.pictures.pop(0) if len(self.pictures) > 1 else self.pictures[0]
         if isinstance(picture, Exception):

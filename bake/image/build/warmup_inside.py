@@ -97,7 +97,7 @@ def _draw(worker: Worker, request: dict[str, Any], *, boot: str, record: bool) -
         webui.start()
         webui.wait_until_loaded(request["start_timeout_s"])
         loaded = time.monotonic()
-        answer = webui.client.txt2img(request["payload"], timeout_s=request["draw_timeout_s"])
+        answer = webui.client.draw(request["payload"], timeout_s=request["draw_timeout_s"])
         drawn = time.monotonic()
         settings = webui.client.options()
         # It writes what it has set; the rest is added when it has ended.

@@ -59,21 +59,25 @@ def check_seeds(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Itera
             return
 
 
-def check_samplers(given: Mapping[str, Any]) -> Iterator[FieldError]:
+def check_samplers(given: Mapping[str, Any], *, is_img2img: bool = False) -> Iterator[FieldError]:
     """Steps that a sampler needs, and schedulers that it would ignore; names are the webui's own."""
     sampler = given.get("sampler_name", BY_NAME["sampler_index"].default)
     steps = given.get("steps", BY_NAME["steps"].default)
-    passes = [("steps", sampler, steps, LEAST_STEPS)]
+    passes = [("steps", sampler, steps, LEAST_STEPS, OWN_SCHEDULE)]
+    if is_img2img:
+        # It walks the last steps only, and one more.
+        share = min(given.get("denoising_strength", 0.75), _SHARE_OF_ALL)
+        passes = [("steps", sampler, int(share * steps) + 1, LEAST_STEPS_HR, TIMESTEPS)]
     if given.get("enable_hr"):
         second = given.get("hr_sampler_name", sampler)
         steps = given.get("hr_second_pass_steps") or steps
-        passes.append(("hr_second_pass_steps", second, steps, LEAST_STEPS_HR))
+        passes.append(("hr_second_pass_steps", second, steps, LEAST_STEPS_HR, TIMESTEPS))
         # The second pass walks the last steps of so many that they are this share.
         share = min(given.get("denoising_strength", 1), _SHARE_OF_ALL)
         if second in TIMESTEPS and not 1 <= steps / max(share, 1e-9) < _TIMESTEPS + 1:
             what = f"must be at least {steps / _TIMESTEPS:g} for {steps} steps of {second}"
             yield FieldError(field="denoising_strength", message=what)
-    for where, name, count, least in passes:
+    for where, name, count, least, _ in passes:
         if count < least.get(name, 1):
             yield FieldError(field=where, message=f"{name} needs at least {least[name]} steps")
         elif name in TIMESTEPS and count > _TIMESTEPS:
@@ -83,7 +87,7 @@ def check_samplers(given: Mapping[str, Any]) -> Iterator[FieldError]:
     if given.get("hr_scheduler"):
         drawn_by["scheduler"] = passes[:1]
     for where, of in drawn_by.items():
-        names = [name for _, name, *_ in of]
-        if given.get(where) not in {None, "Automatic"} and OWN_SCHEDULE.issuperset(names):
-            what = f"has no effect on {names[0]}, which has its own schedule"
+        is_unused = all(name in own for _, name, _, _, own in of)
+        if given.get(where) not in {None, "Automatic"} and is_unused:
+            what = f"has no effect on {of[0][1]}, which has its own schedule"
             yield FieldError(field=where, message=what)
