@@ -5,19 +5,17 @@ Commands are loaded when they are called: `bake --help` must not pay for docker,
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from bake import __version__
-from bake.errors import BakeError, MachineError
+from bake.cli.failures import State, Terminated, say_failure
 
 COMMANDS = {
     "check": "Check a manifest and report every mistake in it, without network or engine.",
@@ -44,32 +42,11 @@ COMMANDS = {
 """Each command's one line; the command itself is `bake.cli.commands.<name>.command`."""
 
 
-_OF_THE_MACHINE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
-)  # fmt: skip
-"""What a file that is written anywhere can fail with and no code of ours can mend."""
-
-
 _TRUE = ("1", "true", "yes", "on")
-_BUG = (
-    "a fault of bake itself, not of what it was asked for: {kind}",
-    "run it again with --debug, and report what it prints",
-)
-
-
-@dataclass
-class State:
-    """What the command line says to `main` itself."""
-
-    debug: bool = False
 
 
 def _set_debug(context: click.Context, _option: click.Parameter, value: bool) -> None:
     context.ensure_object(State).debug |= value
-
-
-class Terminated(BaseException):
-    """SIGTERM, raised so that every context manager cleans up on the way out."""
 
 
 class LazyGroup(click.Group):
@@ -116,19 +93,6 @@ def _raise_terminated(_signum: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
 
 
-def _fail(error: BakeError, state: State, *, cause: BaseException | None = None) -> NoReturn:
-    """Says what is wrong; with --debug, also where it comes from."""
-    if state.debug:
-        import traceback  # noqa: PLC0415  # not needed on the good way
-
-        from bake.secrets import mask_secrets  # noqa: PLC0415
-
-        shown = "".join(traceback.format_exception(cause or error))
-        click.echo(mask_secrets(shown), err=True, nl=False)
-    click.echo(f"error: {error}", err=True)
-    sys.exit(error.exit_code)
-
-
 def main(args: list[str] | None = None) -> NoReturn:
     """Runs `bake` and exits: 0 done, 2 to 7 as `bake.errors` says, 1 for faults of ours, 130 and 143 when interrupted."""
     signal.signal(signal.SIGTERM, _raise_terminated)
@@ -136,8 +100,6 @@ def main(args: list[str] | None = None) -> NoReturn:
     try:
         # click returns, rather than raises, the code of --help and ctx.exit()
         code: Any = cli.main(args=args, prog_name="bake", standalone_mode=False, obj=state)
-    except BakeError as error:
-        _fail(error, state)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -146,17 +108,5 @@ def main(args: list[str] | None = None) -> NoReturn:
     except Terminated:
         sys.exit(143)
     except Exception as error:  # noqa: BLE001  # whatever it is, a user gets no traceback
-        _fail(_as_bake_error(error), state, cause=error)
+        sys.exit(say_failure(error, debug=state.debug))
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _as_bake_error(error: Exception) -> BakeError:
-    """What a disk refuses is the machine's fault, all else that no code of ours expected is ours."""
-    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
-        return MachineError(
-            f"cannot be used: {error.strerror}",
-            where=str(error.filename or "a file that bake writes"),
-            hint="give bake a folder that it can write: BAKE_STORE, BAKE_CACHE, --build-dir, TMPDIR",
-        )
-    what, hint = _BUG
-    return BakeError(what.format(kind=type(error).__name__), hint=hint)

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 manifest_argument = click.argument("manifest", type=click.Path(path_type=Path))
+manifests_argument = click.argument(
+    "manifests", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="MANIFEST..."
+)
+fail_fast_option = click.option(
+    "--fail-fast", is_flag=True, help="Of several manifests: begin no further one after a failure."
+)
+jobs_option = click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="How many of several manifests are worked on side by side.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON event a line on stdout."
 )
@@ -75,7 +89,8 @@ def bake_options(function: _Function) -> _Function:
             help="What the warm-up draws on.",
         ),
         build_dir_option,
-        manifest_argument,
+        fail_fast_option,
+        manifests_argument,
     ):
         function = option(function)
     return function

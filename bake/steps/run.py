@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from bake.plan.state import BuildFolder
 from bake.plan.step import Options, StepName
 from bake.settings import Settings
 from bake.weights.store import Store
+from runtime.files.locks import locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,18 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each step took that ran."""
 
-    def step(self, name: StepName, action: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Runs one step unless the plan knows its result; returns the result."""
+    def step(
+        self,
+        name: StepName,
+        action: Callable[[], Mapping[str, Any]],
+        *,
+        draws: bool = False,
+    ) -> Mapping[str, Any]:
+        """Runs one step unless the plan knows its result; returns the result.
+
+        One that `draws` waits until no other bake of this machine does: two models at once may be more than
+        its memory or card holds, and the times of a start would be those of a busy machine.
+        """
         step, folder = self.plan.step(name), self.context.folder
         if not step.runs:
             self.context.console.skip(name, step.why)
@@ -62,9 +73,17 @@ class Run:
             return record.result if record else {}
         # Forgotten first: a result that is being replaced must not be taken for the recorded one.
         folder.forget(name)
-        began = time.monotonic()
-        with self.context.console.step(name, step.why):
+        waiting = self._alone(name) if draws else nullcontext()
+        with waiting, self.context.console.step(name, step.why) as timing:
             result = action()
-        self.seconds[name] = round(time.monotonic() - began, 3)
+        self.seconds[name] = timing.seconds
         folder.write_record(name, step.document, result)
         return result
+
+    @contextmanager
+    def _alone(self, name: StepName) -> Iterator[None]:
+        def say() -> None:
+            self.context.console.say(f"{name}: another bake draws; waiting for it")
+
+        with locked(self.context.settings.cache / "locks" / "drawing", on_wait=say):
+            yield

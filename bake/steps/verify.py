@@ -62,4 +62,4 @@ def verify_assembled(
             kept=context.kept,
         )
 
-    return run.step("verify", check)
+    return run.step("verify", check, draws=context.options.load)

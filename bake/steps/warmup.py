@@ -121,7 +121,7 @@ def warm_up_base(run: Run, worker: Worker, base: str) -> Mapping[str, Any]:
             "tricks": result.tricks,
         }
 
-    result = run.step("warmup", draw)
+    result = run.step("warmup", draw, draws=True)
     if run.plan.harvest == "own":
         return {"harvest": "own", **result}
     context.console.warn(f"no picture was drawn with these weights: {run.plan.step('warmup').why}")

@@ -1,8 +1,10 @@
 """The main job, on the real engine: the demo from nothing, again, killed at every step, changed."""
 
 import json
+import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 from bake.image.layout import read_from_layout
 from demo.webui.options import DEFAULTS
 from tests.integration.bakery_case import (
+    BAKE,
     REPOSITORY,
     Bakery,
     Events,
@@ -21,7 +24,7 @@ from tests.integration.bakery_case import (
     draw,
     make_bakery,
 )
-from tests.integration.conftest import run
+from tests.integration.conftest import ROOT, run
 from tests.integration.registry_case import running_registry
 
 STEPS = ["base", "warmup", "environment", "runtime", "assemble", "load", "verify"]
@@ -210,3 +213,34 @@ def test_an_interrupted_bake_cleans_up_at_once(
     assert bakery.kill_in_step("warmup", number) == status
     assert bakery.containers() == ""
     assert not (bakery.build / "demo" / "tmp").exists()
+
+
+def test_two_side_by_side_build_their_base_once(
+    engine: dict[str, str], slim_image: str, tmp_path: Path
+) -> None:
+    """The base is one that no engine has yet: its Dockerfile holds the time."""
+    bakery = make_bakery(tmp_path, engine, slim_image)
+    shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    dockerfile = tmp_path / "demo" / "Dockerfile"
+    dockerfile.write_text(f"{dockerfile.read_text()}\nLABEL test.time={time.time_ns()}\n")
+    text = bakery.manifest.read_text().replace(f"{ROOT}/demo/Dockerfile", str(dockerfile))
+    text = re.sub(r"^loras:\n(  .*\n)+", "", text, flags=re.MULTILINE)
+    names = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    for path in names:
+        path.write_text(text.replace("name: demo", f"name: {path.stem}"))
+    missing = tmp_path / "missing.yaml"
+    command = [str(BAKE), "image", "--json", "--jobs", "3", "--build-dir", str(bakery.build)]
+    ended = run(*command, *names, missing, env=bakery.environment, timeout_s=900)
+    assert ended.returncode == 2, ended.stderr
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    results = {e["manifest"]: e["outcome"] for e in events if e["event"] == "manifest.ended"}
+    assert results == {str(names[0]): "done", str(names[1]): "done", str(missing): "failed"}
+    images = {e["manifest"]: e["reference"] for e in events if e["event"] == "image"}
+    assert sorted(images) == sorted(map(str, names))
+    logs = [bakery.build / path.stem / "logs" / "base.log" for path in names]
+    assert len([log for log in logs if log.exists()]) == 1, "one of them built it"
+    records = [json.loads((bakery.build / p.stem / "state/base.json").read_text()) for p in names]
+    assert records[0]["result"] == records[1]["result"]
+    for reference in images.values():
+        run("docker", "image", "rm", "--force", reference, env=engine)
+    run("docker", "image", "rm", "--force", records[0]["result"]["image"], env=engine)

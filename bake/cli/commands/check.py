@@ -6,12 +6,20 @@ from pathlib import Path
 
 import click
 
+from bake.cli.options import fail_fast_option, manifests_argument
+from bake.cli.several import run_each
+from bake.console import Console
 from bake.manifest.load import load_manifest
 
 
 @click.command()
-@click.argument("manifest", type=click.Path(path_type=Path))
-def command(manifest: Path) -> None:
-    """Check a manifest and report every mistake in it, without network or engine."""
-    loaded = load_manifest(manifest)
-    click.echo(f"{manifest}: ok, {loaded.name} with {len(loaded.sources())} weights files")
+@manifests_argument
+@fail_fast_option
+def command(manifests: tuple[Path, ...], *, fail_fast: bool) -> None:
+    """Check manifests and report every mistake in them, without network or engine."""
+
+    def check(manifest: Path, console: Console) -> None:
+        loaded = load_manifest(manifest)
+        console.answer(f"{manifest}: ok, {loaded.name} with {len(loaded.sources())} weights files")
+
+    run_each(manifests, check, fail_fast=fail_fast)

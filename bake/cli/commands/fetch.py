@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from bake.cli.options import json_option, manifest_argument, quiet_option
+from bake.cli.options import (
+    fail_fast_option,
+    jobs_option,
+    json_option,
+    manifests_argument,
+    quiet_option,
+)
+from bake.cli.several import run_each
 from bake.console import Console, format_bytes
 from bake.lock import load_lock
 from bake.manifest.load import load_manifest
@@ -17,12 +24,19 @@ from bake.weights.store import Store
 
 
 @click.command()
-@manifest_argument
+@manifests_argument
+@fail_fast_option
+@jobs_option
 @quiet_option
 @json_option
-def command(manifest: Path, *, quiet: bool, as_json: bool) -> None:
-    """Fetch the weights of MANIFEST into the store, and check them against lock and manifest."""
-    console = Console(as_json=as_json, quiet=quiet)
+def command(
+    manifests: tuple[Path, ...], *, fail_fast: bool, jobs: int, quiet: bool, as_json: bool
+) -> None:
+    """Fetch the weights of each MANIFEST into the store, and check them against lock and manifest."""
+    run_each(manifests, _fetch, as_json=as_json, quiet=quiet, fail_fast=fail_fast, jobs=jobs)
+
+
+def _fetch(manifest: Path, console: Console) -> None:
     loaded = load_manifest(manifest)
     lock = load_lock(loaded)
     settings = Settings.from_environment()

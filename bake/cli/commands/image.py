@@ -9,12 +9,14 @@ import click
 
 from bake.cli.options import (
     bake_options,
+    jobs_option,
     json_option,
     make_context,
     no_load_option,
     no_store_option,
     quiet_option,
 )
+from bake.cli.several import refuse_same_names, run_each
 from bake.console import Console
 from bake.pipeline import bake_image
 
@@ -25,31 +27,39 @@ from bake.pipeline import bake_image
 @click.option("--push", is_flag=True, help="Push the image once it is verified.")
 @no_load_option
 @no_store_option
+@jobs_option
 @quiet_option
 @json_option
 def command(
-    manifest: Path,
+    manifests: tuple[Path, ...],
     *,
     as_json: bool,
     quiet: bool,
+    jobs: int,
+    fail_fast: bool,
     locked: bool,
-    push: bool,
     **options: Any,
 ) -> None:
-    """Bake the image of MANIFEST: everything that is needed, nothing twice."""
-    console = Console(as_json=as_json, quiet=quiet)
-    context = make_context(manifest, console=console, push=push, **options)
-    baked = bake_image(context, locked=locked)
-    console.event(
-        "image",
-        digest=baked.image.digest,
-        reference=baked.reference,
-        report=str(baked.report),
-        picture=str(baked.picture) if baked.picture else None,
-    )
-    if not as_json:
-        click.echo(f"image    {baked.reference}")
-        click.echo(f"digest   {baked.image.digest}")
-        if baked.picture:
-            click.echo(f"picture  {baked.picture}")
-        click.echo(f"report   {baked.report}")
+    """Bake the image of each MANIFEST: everything that is needed, nothing twice.
+
+    Several share base, wheel and store. One that fails does not keep the others from being baked; the exit
+    code is then that of the first that failed, in the order given.
+    """
+    refuse_same_names(manifests)
+
+    def bake(manifest: Path, console: Console) -> None:
+        context = make_context(manifest, console=console, **options)
+        baked = bake_image(context, locked=locked)
+        picture = str(baked.picture) if baked.picture else None
+        console.event(
+            "image",
+            digest=baked.image.digest,
+            reference=baked.reference,
+            report=str(baked.report),
+            picture=picture,
+        )
+        lines = [f"image    {baked.reference}", f"digest   {baked.image.digest}"]
+        lines += [f"picture  {picture}"] if picture else []
+        console.answer("\n".join([*lines, f"report   {baked.report}"]))
+
+    run_each(manifests, bake, as_json=as_json, quiet=quiet, fail_fast=fail_fast, jobs=jobs)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
-from bake.cli.options import json_option, manifest_argument, quiet_option
+from bake.cli.options import fail_fast_option, json_option, manifests_argument, quiet_option
+from bake.cli.several import run_each
 from bake.console import Console
 from bake.lock import load_lock, lock_path, read_lock, write_lock
 from bake.manifest.load import load_manifest
+from bake.manifest.model import Manifest
 from bake.settings import Settings
 from bake.weights.fetch import describe_size
 from bake.weights.resolve import resolve_lock
@@ -17,22 +19,31 @@ from bake.weights.store import Store
 
 
 @click.command()
-@manifest_argument
+@manifests_argument
 @click.option("--locked", is_flag=True, help="Only check that the lock fits; never write (for CI).")
+@fail_fast_option
 @quiet_option
 @json_option
-def command(manifest: Path, *, locked: bool, quiet: bool, as_json: bool) -> None:
-    """Pin every source of MANIFEST to an exact file, in <manifest>.lock.json beside it."""
-    console = Console(as_json=as_json, quiet=quiet)
-    loaded = load_manifest(manifest)
-    path = lock_path(loaded.path)
-    if locked:
-        load_lock(loaded)
-        console.say(f"{path} fits the manifest")
-        return
-    settings = Settings.from_environment()
+def command(
+    manifests: tuple[Path, ...], *, locked: bool, fail_fast: bool, quiet: bool, as_json: bool
+) -> None:
+    """Pin every source of each MANIFEST to an exact file, in <manifest>.lock.json beside it."""
+
+    def pin(manifest: Path, console: Console) -> None:
+        loaded = load_manifest(manifest)
+        if locked:
+            load_lock(loaded)
+            console.say(f"{lock_path(loaded.path)} fits the manifest")
+        else:
+            _pin(loaded, console)
+
+    run_each(manifests, pin, as_json=as_json, quiet=quiet, fail_fast=fail_fast)
+
+
+def _pin(manifest: Manifest, console: Console) -> None:
+    path, settings = lock_path(manifest.path), Settings.from_environment()
     lock = resolve_lock(
-        loaded,
+        manifest,
         previous=read_lock(path),
         settings=settings,
         store=Store(settings.store),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from bake.cli.options import json_option, manifest_argument
+from bake.cli.options import fail_fast_option, json_option, manifests_argument
+from bake.cli.several import run_each
 from bake.console import Console
 from bake.errors import SourceError
 from bake.lock import load_lock
@@ -18,11 +19,15 @@ from bake.weights.update import Standing, find_standing
 
 
 @click.command()
-@manifest_argument
+@manifests_argument
+@fail_fast_option
 @json_option
-def command(manifest: Path, *, as_json: bool) -> None:
-    """List versions that were published after what MANIFEST pins, with names and dates."""
-    console = Console(as_json=as_json)
+def command(manifests: tuple[Path, ...], *, fail_fast: bool, as_json: bool) -> None:
+    """List versions that were published after what each MANIFEST pins, with names and dates."""
+    run_each(manifests, _compare, as_json=as_json, fail_fast=fail_fast)
+
+
+def _compare(manifest: Path, console: Console) -> None:
     loaded = load_manifest(manifest)
     settings = Settings.from_environment()
     context = Context(
@@ -39,10 +44,8 @@ def command(manifest: Path, *, as_json: bool) -> None:
             console.warn(str(error))
             failed.append(pin.key)
             continue
-        if as_json:
-            console.event("standing", **_fields(standing))
-        else:
-            click.echo("\n".join(_lines(standing, manifest)))
+        console.event("standing", **_fields(standing))
+        console.answer("\n".join(_lines(standing, manifest)))
     if failed:
         raise SourceError(f"not compared: {', '.join(failed)}", where=str(manifest))
 

@@ -15,6 +15,7 @@ from bake.cli.options import (
     no_load_option,
     no_store_option,
 )
+from bake.cli.several import run_each
 from bake.console import Console, format_bytes
 from bake.pipeline import plan_only
 from bake.plan.plan import Plan
@@ -26,14 +27,28 @@ from bake.plan.plan import Plan
 @no_load_option
 @no_store_option
 @document_option
-def command(manifest: Path, *, as_json: bool, push: bool, **options: Any) -> None:
-    """Say what a bake of MANIFEST would do, what it would reuse, why, and the bytes."""
-    console = Console(quiet=True)
-    plan = plan_only(make_context(manifest, console=console, push=push, **options))
-    if as_json:
-        click.echo(json.dumps({"steps": [step.to_json() for step in plan.steps]}, indent=2))
-    else:
-        click.echo("\n".join(_lines(plan)))
+def command(manifests: tuple[Path, ...], *, as_json: bool, fail_fast: bool, **options: Any) -> None:
+    """Say what a bake of each MANIFEST would do, what it would reuse, why, and the bytes.
+
+    With --json and several manifests, a list under `manifests`; those that failed are not in it.
+    """
+    plans: list[dict[str, Any]] = []
+
+    def plan(manifest: Path, console: Console) -> None:
+        decided = plan_only(make_context(manifest, console=console, **options))
+        plans.append({"steps": [step.to_json() for step in decided.steps]})
+        if len(manifests) > 1:
+            plans[-1]["manifest"] = str(manifest)
+        if not as_json:
+            console.answer("\n".join(_lines(decided)))
+
+    try:
+        run_each(manifests, plan, fail_fast=fail_fast, is_silent=True)
+    finally:
+        if as_json and (len(manifests) > 1 or plans):
+            click.echo(
+                json.dumps({"manifests": plans} if len(manifests) > 1 else plans[0], indent=2)
+            )
 
 
 def _lines(plan: Plan) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from bake.cli.options import build_dir_option, json_option, quiet_option
+from bake.cli.options import build_dir_option, fail_fast_option, json_option, quiet_option
+from bake.cli.several import run_each
 from bake.cli.subject import Opened, Place, open_image
 from bake.console import Console
-from bake.errors import BuildError, MachineError, VerifyError
+from bake.errors import BuildError, MachineError, ManifestError, VerifyError
 from bake.image.engine.docker import Engine
 from bake.image.kept import Kept
 from bake.image.verify.image import verify_image
@@ -29,7 +30,7 @@ _JOB = {
 
 
 @click.command()
-@click.argument("what", metavar="IMAGE|MANIFEST|FOLDER")
+@click.argument("subjects", nargs=-1, required=True, metavar="IMAGE|MANIFEST|FOLDER...")
 @click.option("--registry", is_flag=True, help="Read IMAGE from its registry, not from the engine.")
 @click.option(
     "--lock", "lock_file", type=click.Path(path_type=Path), help="Compare with this lock."
@@ -44,39 +45,43 @@ _JOB = {
     help="Look through every layer again, whatever was found in the same bytes before.",
 )
 @build_dir_option
+@fail_fast_option
 @quiet_option
 @json_option
 def command(
-    what: str, *, registry: bool, lock_file: Path | None, no_start: bool, cached: bool, build_dir: Path, quiet: bool, as_json: bool,
+    subjects: tuple[str, ...], *, registry: bool, lock_file: Path | None, no_start: bool, cached: bool, build_dir: Path, fail_fast: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Check that an image holds what its lock says, keeps no secret, and serves a picture.
+    """Check that images hold what their lock says, keep no secret, and serve a picture.
 
     IMAGE is looked for in the engine, then in its registry; oci:FOLDER[:TAG] is an OCI layout.
     Every byte above the base is read and hashed; what is known of the same bytes from an earlier time
     is not looked for again. A layer of the base is looked through for secrets once. The worker is
     started, with no network, where the engine has the image.
     """
-    console = Console(as_json=as_json, quiet=quiet)
+    if lock_file and len(subjects) > 1:
+        raise ManifestError("a lock is for one image", where="--lock", hint="verify them apart")
     lock = read_lock(lock_file) if lock_file else None
     kept = Kept(Settings.from_environment().kept, reads=cached)
     places: list[Place] = ["registry"] if registry else ["engine", "registry"]
-    try:
-        with open_image(
-            what, build_dir=build_dir, console=console, places=places, kept=kept
-        ) as opened:
-            verdict = verify_image(
-                opened.image, name=opened.name, console=console, lock=lock, kept=kept
-            )
-            verdict = _try_worker(what, opened, verdict, console, starts=not no_start)
-    except BuildError as error:
-        verdict = _unreadable(what, error)
-    if as_json:
+
+    def verify(what: str, console: Console) -> None:
+        try:
+            with open_image(
+                what, build_dir=build_dir, console=console, places=places, kept=kept
+            ) as opened:
+                verdict = verify_image(
+                    opened.image, name=opened.name, console=console, lock=lock, kept=kept
+                )
+                verdict = _try_worker(what, opened, verdict, console, starts=not no_start)
+        except BuildError as error:
+            verdict = _unreadable(what, error)
         console.event("verdict", **verdict.as_json())
-    else:
-        click.echo("\n".join(_lines(verdict)))
-    failed = [check.name for check in verdict.checks if check.severity == "error"]
-    if failed:
-        raise VerifyError(f"{len(failed)} check(s) failed: {', '.join(failed)}", where=what)
+        console.answer("\n".join(_lines(verdict)))
+        failed = [check.name for check in verdict.checks if check.severity == "error"]
+        if failed:
+            raise VerifyError(f"{len(failed)} check(s) failed: {', '.join(failed)}", where=what)
+
+    run_each(subjects, verify, as_json=as_json, quiet=quiet, fail_fast=fail_fast)
 
 
 def _try_worker(

@@ -124,16 +124,13 @@ def build_base(plan: BasePlan, *, engine: Engine, console: Console, log: Path) -
     """
     if plan.image is not None:
         return engine.pull(plan.image)
-    waited = False
 
     def say() -> None:
-        nonlocal waited
-        waited = True
         console.say(f"base: another bake builds {plan.tag}; waiting for it")
 
-    # A second build of the same tag would take it from the image that another bake has begun to use.
     with locked(plan.wheels.parent / "locks" / plan.tag.rpartition(":")[2], on_wait=say):
-        if waited and (built := engine.image_id(plan.tag)) is not None:
+        # The tag is the key: another manifest's bake has made the same image, and may have begun to use it.
+        if (built := engine.image_id(plan.tag)) is not None:
             return built
         return _build(plan, engine=engine, console=console, log=log)
 
