@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "Say what a bake would do, what it would reuse, why, and the bytes.",
     "prune": "Remove bases and earlier images from the engine that no bake here needs any more.",
     "push": "Push a baked image to its registry.",
+    "report": "Write the page of a bake again, or of what changed between two.",
     "schema": "Print the JSON Schema of a manifest.",
     "serve": "Run the worker of an image here, with a page to try it in the browser.",
     "store": "List, verify or empty the store of weights.",

@@ -1,24 +1,23 @@
-"""The bake report: `report.json` for machines and `report.html`, one page with the picture, for people."""
+"""The bake report: what a bake was, in `report.json`, and the page of it (`bake.report`)."""
 
 from __future__ import annotations
 
-import base64
-import html
-import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bake import __version__
-from bake.console import format_bytes
-from bake.files import write_atomically
 from bake.image.oci.model import Image
+from bake.lock import Lock
+from bake.report.page import write_page
+from bake.report.record import REPORT_FILE, REPORT_FORMAT, keep_report
+from bake.weights.licences import describe_licence, pin_warnings
+from bake.weights.pages import page_of
 from runtime.worker import Worker
 
 if TYPE_CHECKING:
     from bake.steps.run import Run
-
-REPORT_FORMAT = 1
 
 
 def write_report(
@@ -31,17 +30,27 @@ def write_report(
     verdict: Mapping[str, Any],
     pushed: Mapping[str, Any] | None,
 ) -> Path:
-    """Writes both files into the bake's folder. Returns the JSON one's path."""
-    folder = run.context.folder.root
+    """Writes the report into the bake's folder. Returns the JSON file's path."""
+    manifest, folder = run.context.manifest, run.context.folder.root
     report = {
         "format": REPORT_FORMAT,
         "bake": __version__,
+        "baked_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "name": worker.name,
+        "manifest": str(manifest.path),
+        "build_dir": _build_dir(folder),
+        "family": worker.family,
+        "gpu": manifest.gpu,
         "reference": reference,
         "digest": image.digest,
         "size_bytes": image.size_bytes,
         "lock_sha256": worker.lock_sha256,
-        "webui": {"name": worker.webui.name, "version": worker.webui.version},
+        "webui": {
+            "name": worker.webui.name,
+            "version": worker.webui.version,
+            "revision": worker.webui.revision,
+        },
+        "request": manifest.warmup.model_dump(),
         "steps": [
             {**step.to_json(), "seconds": run.seconds.get(step.name)} for step in run.plan.steps
         ],
@@ -49,6 +58,7 @@ def write_report(
             {"role": w.role, "name": w.name, "sha256": w.sha256, "size_bytes": w.size_bytes}
             for w in worker.weights
         ],
+        "pins": describe_pins(run.lock, {w.sha256: w.size_bytes for w in worker.weights}),
         "layers": [
             {
                 "digest": layer.digest,
@@ -62,84 +72,39 @@ def write_report(
         "verify": dict(verdict),
         "push": dict(pushed) if pushed else None,
     }
-    path = folder / "report.json"
-    write_atomically(path, json.dumps(report, sort_keys=True, indent=1) + "\n")
-    picture = (folder / "picture.png").read_bytes() if warmup["harvest"] == "own" else None
-    write_atomically(folder / "report.html", render_html(report, picture))
-    return path
+    has_picture = warmup["harvest"] == "own"
+    picture = (folder / "picture.png").read_bytes() if has_picture else None
+    write_page(keep_report(folder, report, picture))
+    return folder / REPORT_FILE
 
 
-def render_html(report: Mapping[str, Any], picture: bytes | None) -> str:
-    """One page without scripts or outside files; without a picture where none was drawn."""
-    steps = _table(
-        ("step", "ran", "seconds", "why"),
-        [
-            (s["step"], "yes" if s["runs"] else "no", _seconds(s["seconds"]), s["why"])
-            for s in report["steps"]
-        ],
-    )
-    layers = _table(
-        ("layer", "size", "digest"),
-        [
-            (layer["what"] or layer["kind"], format_bytes(layer["size_bytes"]), layer["digest"])
-            for layer in report["layers"]
-        ],
-    )
-    facts = _table(
-        ("", ""),
-        [
-            ("reference", report["reference"]),
-            ("digest", report["digest"]),
-            ("size", format_bytes(report["size_bytes"])),
-            ("webui", f"{report['webui']['name']} {report['webui']['version']}"),
-            *_warmup_facts(report["warmup"]),
-        ],
-    )
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>{html.escape(report['name'])}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(report['name'])}</h1>"
-        f"{_image(picture) if picture else ''}"
-        f"{facts}<h2>Steps</h2>{steps}<h2>Layers</h2>{layers}</html>\n"
-    )
-
-
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "td,th{text-align:left;padding:.2rem .8rem .2rem 0;vertical-align:top;word-break:break-all}"
-    "img{max-width:24rem;border:1px solid #ccc}"
-)
-
-
-_NO_WARMUP = {
-    "reused": "none with these weights; modules and read-ahead of an earlier one",
-    "none": "none: the worker starts slower",
-}
-
-
-def _warmup_facts(warmup: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if warmup["harvest"] != "own":
-        return [("warm-up", _NO_WARMUP[warmup["harvest"]])]
+def describe_pins(lock: Lock, sizes_bytes: Mapping[str, int]) -> list[dict[str, Any]]:
+    """The pins as a report holds them: with the licence in words, and the page where it can be read."""
     return [
-        ("warm-up device", warmup["device"]),
-        ("model loaded after", _seconds(warmup["loaded_s"])),
-        ("picture drawn in", _seconds(warmup["drawn_s"])),
+        {
+            "key": pin.key,
+            "role": pin.role,
+            "name": pin.name,
+            "file_name": pin.file_name,
+            "title": pin.title,
+            "source": pin.source,
+            "page": page_of(pin),
+            "sha256": pin.sha256,
+            "size_bytes": sizes_bytes.get(pin.sha256, pin.size_bytes),
+            "base_model": pin.base_model,
+            "published_at": pin.published_at,
+            "trigger_words": list(pin.trigger_words),
+            "licence": describe_licence(pin),
+            "warnings": pin_warnings(pin),
+        }
+        for pin in lock.pins
     ]
 
 
-def _image(picture: bytes) -> str:
-    encoded = base64.b64encode(picture).decode()
-    return f'<img alt="the warm-up picture" src="data:image/png;base64,{encoded}">'
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} s"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    titles = "".join(f"<th>{html.escape(each)}</th>" for each in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{titles}</tr>{body}</table>"
+def _build_dir(folder: Path) -> str | None:
+    """What `--build-dir` has to be given to a command about this bake; None where it is the default."""
+    parent = folder.parent
+    if parent == Path("build").absolute():
+        return None
+    here = Path.cwd()
+    return str(parent.relative_to(here) if parent.is_relative_to(here) else parent)

@@ -8,20 +8,35 @@ from bake.weights.sources import is_local
 
 def licence_warnings(lock: Lock) -> list[str]:
     """One text for each pin whose licence forbids or leaves open what an image does; for lock and push."""
-    return [text for pin in lock.pins for text in _warnings(pin)]
+    return [
+        f"{pin.key} ({pin.title or pin.file_name}): {text}"
+        for pin in lock.pins
+        for text in pin_warnings(pin)
+    ]
 
 
-def _warnings(pin: Pin) -> list[str]:
-    shown = f"{pin.key} ({pin.title or pin.file_name})"
+def pin_warnings(pin: Pin) -> list[str]:
+    """What the licence of one forbids, or that none is known; nothing of a file of this machine."""
     if is_local(pin.source):
         return []
     problems = [*_named(pin.licence.name), *_flags(pin)]
     if problems:
         label = f" {pin.licence.name}" if pin.licence.name else ""
-        return [f"{shown}: its licence{label} {'; '.join(problems)}"]
+        return [f"its licence{label} {'; '.join(problems)}"]
     if pin.licence.name is None and pin.licence.commercial_use is None:
-        return [f"{shown}: no licence is known; look at its page before you publish an image of it"]
+        return ["no licence is known; look at its page before you publish an image of it"]
     return []
+
+
+def describe_licence(pin: Pin) -> str:
+    """The licence in a few words, for a table."""
+    licence = pin.licence
+    if licence.name:
+        return licence.name
+    if licence.commercial_use is not None:
+        allowed = [word for word in licence.commercial_use if word.lower() != "none"]
+        return f"commercial use: {', '.join(allowed) or 'none'}"
+    return "a file of your own" if is_local(pin.source) else "not known"
 
 
 def _named(name: str | None) -> list[str]:

@@ -141,7 +141,13 @@ def verify_final(
     verdict = verdict.with_check(trial.check)
     console.event("verdict", **verdict.as_json())
     refuse_bad(verdict)
-    return {**verdict.as_json(), "worker_seconds": trial.seconds}
+    drawn = (trial.output or {}).get("bakery")
+    return {
+        **verdict.as_json(),
+        "worker_seconds": trial.seconds,
+        "worker_start": trial.start,
+        "worker_timings": drawn.get("timings") if isinstance(drawn, dict) else None,
+    }
 
 
 def refuse_bad(verdict: Verdict) -> None:

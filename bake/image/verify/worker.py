@@ -45,6 +45,8 @@ class WorkerTrial:
     """From the container's start to its end."""
     output: Mapping[str, Any] | None = None
     """The job's output without the pictures."""
+    start: Mapping[str, Any] | None = None
+    """What the worker's log says of its start: `start_s` and `timeline` (docs/boot.md), where it said it."""
 
 
 def verify_worker(
@@ -138,7 +140,35 @@ def _judge(
         or f"started with no network and served a picture within {seconds:.1f} s",
         remedy=_REMEDY if problems else "",
     )
-    return WorkerTrial(check=check, picture=picture, seconds=seconds, output=rest)
+    return WorkerTrial(
+        check=check,
+        picture=picture,
+        seconds=seconds,
+        output=rest,
+        start=read_start(container.logs(stderr=False)),
+    )
+
+
+def read_start(log: bytes) -> dict[str, Any] | None:
+    """The start's seconds and timeline, of the worker's own line `model loaded`; None without one."""
+    for line in log.splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # the SDK's lines, and the webui's
+        if isinstance(entry, dict) and entry.get("message") == "model loaded":
+            timeline = entry.get("timeline")
+            events = [each for each in timeline or () if _is_event(each)]
+            if isinstance(entry.get("start_s"), int | float):
+                return {"start_s": entry["start_s"], "timeline": events}
+    return None
+
+
+def _is_event(event: object) -> bool:
+    return isinstance(event, dict) and all(
+        isinstance(event.get(key), kind)
+        for key, kind in (("name", str), ("began", int | float), ("ended", int | float))
+    )
 
 
 def _read_output(container: Container) -> dict[str, Any] | None:
