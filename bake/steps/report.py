@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from bake import __version__
 from bake.image.oci.model import Image
-from bake.lock import Lock
 from bake.report.page import write_page
+from bake.report.pins import describe_pins
 from bake.report.record import REPORT_FILE, REPORT_FORMAT, keep_report
-from bake.weights.licences import describe_licence, pin_warnings
-from bake.weights.pages import page_of
 from runtime.worker import Worker
 
 if TYPE_CHECKING:
@@ -76,29 +74,6 @@ def write_report(
     picture = (folder / "picture.png").read_bytes() if has_picture else None
     write_page(keep_report(folder, report, picture))
     return folder / REPORT_FILE
-
-
-def describe_pins(lock: Lock, sizes_bytes: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The pins as a report holds them: with the licence in words, and the page where it can be read."""
-    return [
-        {
-            "key": pin.key,
-            "role": pin.role,
-            "name": pin.name,
-            "file_name": pin.file_name,
-            "title": pin.title,
-            "source": pin.source,
-            "page": page_of(pin),
-            "sha256": pin.sha256,
-            "size_bytes": sizes_bytes.get(pin.sha256, pin.size_bytes),
-            "base_model": pin.base_model,
-            "published_at": pin.published_at,
-            "trigger_words": list(pin.trigger_words),
-            "licence": describe_licence(pin),
-            "warnings": pin_warnings(pin),
-        }
-        for pin in lock.pins
-    ]
 
 
 def _build_dir(folder: Path) -> str | None:

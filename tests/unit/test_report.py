@@ -16,9 +16,9 @@ from bake.image.verify.worker import read_start
 from bake.lock import Licence, Lock, Pin
 from bake.report.difference import compare
 from bake.report.page import format_seconds, render_comparison, render_report, write_page
+from bake.report.pins import describe_pins
 from bake.report.record import find_earlier, find_report, keep_report, load_report
 from bake.report.timelines import read_timelines, ticks
-from bake.steps.report import describe_pins
 from tests.report_case import HOSTILE, make_hostile, make_png, make_report, make_reported
 
 OTHER = "sha256:" + "9a" * 32
