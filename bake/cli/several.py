@@ -189,6 +189,7 @@ class _Crew:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
     _is_over: bool = False
+    _broken: OSError | None = None
 
     def run(
         self, manifests: Sequence[str | Path], prefixes: Sequence[str], *, jobs: int
@@ -197,10 +198,13 @@ class _Crew:
         with ThreadPoolExecutor(jobs) as pool:
             waiting = [pool.submit(self._one, *each) for each in zip(manifests, prefixes, strict=True)]  # fmt: skip
             try:
-                return [each.result() for each in waiting]
+                results = [each.result() for each in waiting]
             except BaseException:
                 self._end()
                 raise
+        if self._broken:
+            raise self._broken
+        return results
 
     def _one(self, manifest: str | Path, prefix: str) -> Result:
         began = time.monotonic()
@@ -235,7 +239,8 @@ class _Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 env={**os.environ, **({"BAKE_DEBUG": "1"} if self.debug else {})},
                 # A terminal's Ctrl-C is for us, who end each of them once: a second signal would break its cleaning up.
                 start_new_session=True,
@@ -245,10 +250,18 @@ class _Crew:
 
     def _relay(self, source: IO[str] | None, target: TextIO, prefix: str) -> None:
         """Passes lines on whole, so that two processes' do not mix."""
-        for line in source or ():
-            with self._lock:
-                target.write(prefix + line if line.endswith("\n") else f"{prefix}{line}\n")
-                target.flush()
+        lines = iter(source or ())
+        try:
+            for line in lines:
+                with self._lock:
+                    target.write(prefix + line if line.endswith("\n") else f"{prefix}{line}\n")
+                    target.flush()
+        except OSError as error:
+            # Nobody reads us any more. What nobody reads of a process in turn would hold it up for ever.
+            self._broken = error
+            threading.Thread(target=self._end).start()
+            for _ in lines:
+                pass
 
     def _end(self) -> None:
         """Ends those that run; whoever does not clean up in time is killed."""

@@ -234,6 +234,17 @@ def test_an_interrupt_ends_all_and_lets_them_clean_up(
     assert (folder / "third.cleaned").exists()
 
 
+def test_when_nobody_reads_it_any_more_all_are_ended(folder: Path, waiting: list[str]) -> None:
+    process = start(folder, [*waiting, "first.yaml", "second.yaml", "third.yaml"])
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()  # the second one's error is the first line
+    assert process.wait(120) == 1
+    assert (folder / "first.cleaned").exists()
+    assert (folder / "third.cleaned").exists()
+
+
 def test_fail_fast_ends_those_beside_it(folder: Path, waiting: list[str]) -> None:
     process = start(folder, [*waiting, "--fail-fast", *NAMES])
     out, errors = process.communicate(timeout=120)
