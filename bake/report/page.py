@@ -50,7 +50,7 @@ def render_report(report: Reported, earlier: Reported | None = None) -> str:
 
     Args:
         report: The bake.
-        earlier: The last bake there that made another image.
+        earlier: The last bake there that made another image or picture.
     """
     data = report.data
     timelines = read_timelines(data)

@@ -3,7 +3,7 @@
 <folder>/report.json    what this module writes and reads
 <folder>/report.html    the page (`bake.report.page`)
 <folder>/report.png     the warm-up's picture; none where none was drawn
-<folder>/earlier/       `report.json` and `report.png` of the last bake that made another image
+<folder>/earlier/       `report.json` and `report.png` of the last bake that made another image or picture
 """
 
 from __future__ import annotations
@@ -40,11 +40,16 @@ class Reported:
 
 
 def keep_report(folder: Path, data: Mapping[str, Any], picture: bytes | None) -> Reported:
-    """Writes a report; one of another image moves to `earlier/`, and one of the same image is replaced."""
+    """Writes a report; one of another image or picture moves to `earlier/`, and one of the same is replaced."""
     before = find_report(folder)
-    if before is not None and before.data["digest"] != data["digest"]:
+    if before is not None and _made(before.data) != _made(data):
         _write(folder / EARLIER, before.data, before.picture)
     return _write(folder, data, picture)
+
+
+def _made(data: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a bake has made: the image, which may be the same whatever the warm-up drew, and its picture."""
+    return data["digest"], data.get("request"), data.get("warmup", {}).get("harvest")
 
 
 def _write(folder: Path, data: Mapping[str, Any], picture: bytes | None) -> Reported:
@@ -72,7 +77,7 @@ def find_report(folder: Path) -> Reported | None:
 
 
 def find_earlier(folder: Path) -> Reported | None:
-    """The report of the last bake there that made another image."""
+    """The report of the last bake there that made another image or picture."""
     return find_report(folder / EARLIER)
 
 

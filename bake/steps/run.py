@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bake.console import Console
+from bake.flock import locked
 from bake.image.build.base import BasePlan
 from bake.image.engine.docker import Engine
 from bake.image.kept import Kept
@@ -18,7 +19,6 @@ from bake.plan.state import BuildFolder
 from bake.plan.step import Options, StepName
 from bake.settings import Settings
 from bake.weights.store import Store
-from runtime.files.locks import locked
 
 
 @dataclass(frozen=True, kw_only=True)

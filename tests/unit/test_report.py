@@ -188,6 +188,13 @@ def test_the_bake_before_is_kept_until_another_image_is_made(tmp_path: Path) -> 
     assert (now.data["digest"], now.picture) == (OTHER, blue)
     keep_report(tmp_path, make_report(), None)
     assert load_report(tmp_path).picture is None
+    drawn = make_report(request={**make_report()["request"], "prompt": "a green circle"})
+    keep_report(tmp_path, drawn, blue)
+    earlier = find_earlier(tmp_path)
+    assert earlier is not None
+    assert earlier.data["request"]["prompt"] == "a red circle", (
+        "the image is the same, the picture is not"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1, "digest": "sha256:a"}', '{"format": 2, "digest": 7}'])  # fmt: skip
@@ -232,7 +239,7 @@ def test_the_command_writes_the_page_again_and_compares(tmp_path: Path) -> None:
 def test_one_bake_is_compared_with_the_one_before_it(tmp_path: Path) -> None:
     keep_report(tmp_path, make_report(), None)
     alone = run_cli("--compare", str(tmp_path))
-    assert "no bake of another image came before this one" in str(alone.exception)
+    assert "no bake of anything else came before this one" in str(alone.exception)
     keep_report(tmp_path, make_other(), None)
     assert run_cli("--compare", str(tmp_path)).output.startswith("390.6 KiB in 1 layer(s) are new")
     three = run_cli("--compare", *[str(tmp_path)] * 3)

@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from bake.console import Console
+from bake.flock import locked
 from bake.manifest.load import parse_manifest
 from bake.plan.plan import Plan
 from bake.plan.state import BuildFolder
 from bake.plan.step import Options, Step
 from bake.settings import Settings
 from bake.steps.run import Context, Run
-from runtime.files.locks import locked
 
 TEXT = """\
 name: a-model

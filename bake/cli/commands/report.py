@@ -50,7 +50,7 @@ def command(
     if len(folders) == 1:
         if find_earlier(folders[0]) is None:
             raise BuildError(
-                "no bake of another image came before this one",
+                "no bake of anything else came before this one",
                 where=str(folders[0]),
                 hint="bake report --compare A B names two",
             )
