@@ -123,7 +123,7 @@ def test_a_circle_is_found() -> None:
 
 FORMATS = {
     "bake.lock.LOCK_FORMAT": "locks are committed beside manifests",
-    "bake.steps.report.REPORT_FORMAT": "report.json is read by others",
+    "bake.report.record.REPORT_FORMAT": "report.json is read by others",
     "bake.weights.transfer.partial._JOURNAL_FORMAT": "an unfinished file in the store outlives a release",
     "runtime.worker.CONTRACT_VERSION": "base images and worker.json meet other releases of bake",
 }
