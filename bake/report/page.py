@@ -58,7 +58,7 @@ def render_report(report: Reported, earlier: Reported | None = None) -> str:
     longest = max((step["seconds"] or 0 for step in data["steps"]), default=0)
     return _render(
         "report.html",
-        title=f"{report.name}: bake report",
+        title=f"{report.name}, baked",
         r=data,
         picture=_data_url(report.picture),
         earlier=earlier.data if earlier else None,

@@ -94,7 +94,7 @@ def test_there_are_such_commands() -> None:
     ]
 
 
-@pytest.mark.parametrize("command", ["lock", "store gc", "fetch a.yaml b.yaml", "plan --pish M"])
+@pytest.mark.parametrize("command", ["lock", "store gc", "deploy a.yaml b.yaml", "plan --pish M"])
 def test_a_command_that_would_end_with_2_is_found(command: str) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
         understand(command.split())

@@ -52,7 +52,7 @@ def command(
             raise BuildError(
                 "no bake of anything else came before this one",
                 where=str(folders[0]),
-                hint="bake report --compare A B names two",
+                hint="bake report --compare ONE OTHER names two",
             )
         folders = [folders[0] / EARLIER, folders[0]]
     if len(folders) != 2:
