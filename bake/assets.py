@@ -22,5 +22,7 @@ def _resources() -> Path:
 DOCKERFILE_BASE = _resources() / "Dockerfile.base"
 DOCKERFILE_FINAL = _resources() / "Dockerfile.final"
 LOCKS = _resources() / "requirements"
-"""The locks; this folder is the build context of Dockerfile.base."""
+"""The locks, and what the base's build runs; this folder is the build context of Dockerfile.base."""
+SLIM = LOCKS / "slim.py"
+"""Reads and changes fat binaries; the base's build runs it, and so do we."""
 RUNTIME_LOCK = LOCKS / "runtime.txt"

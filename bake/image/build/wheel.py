@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import runpy
 import shutil
-import struct
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bake import assets
 from bake.console import Console, format_bytes
 from bake.errors import BuildError, ManifestError
 from bake.image.build.dockerfile import Dockerfile
@@ -26,8 +27,6 @@ STAGE = "xformers"
 """The stage whose tree is the wheel, and the named context that takes its place."""
 BUILD_STAGE = "xformers-build"
 _NO_INFLUENCE = {"MAX_JOBS"}
-_FATBIN_MAGIC = struct.pack("<I", 0xBA55ED50)
-_FATBIN_ELF = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,36 +160,13 @@ def wheel_architectures(wheel: Path) -> dict[str, int]:
 
     Read from the headers of the fat binaries in its extensions, as `cuobjdump --list-elf` does; PTX,
     which any later card could compile, is not counted.
+
+    Raises:
+        zipfile.BadZipFile: it is no ZIP archive.
     """
-    counts: dict[str, int] = {}
-    with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            if name.endswith(".so"):
-                for architecture in _cubins(archive.read(name)):
-                    counts[architecture] = counts.get(architecture, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def _cubins(extension: bytes) -> list[str]:
-    """Every cubin's architecture: a fat binary is a header and entries, each with a header of its own."""
-    found: list[str] = []
-    at = extension.find(_FATBIN_MAGIC)
-    while at >= 0:
-        header_bytes, content_bytes = struct.unpack_from("<HQ", extension, at + 6)
-        entry, end = at + header_bytes, at + header_bytes + content_bytes
-        if header_bytes != 16 or end > len(extension):
-            at = extension.find(_FATBIN_MAGIC, at + 4)
-            continue
-        while entry + 32 <= end:
-            kind, entry_header_bytes, size_bytes = struct.unpack_from("<H2xIQ", extension, entry)
-            (architecture,) = struct.unpack_from("<I", extension, entry + 28)
-            if kind == _FATBIN_ELF:
-                found.append(f"{architecture // 10}.{architecture % 10}")
-            if entry_header_bytes < 32:
-                break
-            entry += entry_header_bytes + size_bytes
-        at = extension.find(_FATBIN_MAGIC, end)
-    return found
+    # A script of the base's build context, no module: the build must find it there.
+    counts: dict[str, int] = runpy.run_path(str(assets.SLIM))["list_architectures"]([wheel])
+    return counts
 
 
 def _require_architecture(wheel: Path, architecture: str) -> None:
