@@ -183,14 +183,18 @@ def find_missing(site_packages: Path) -> set[tuple[str, str]]:
     """Library, and a library that it is linked to and the system's loader does not find (`ldd`)."""
     missing: set[tuple[str, str]] = set()
     for path in sorted(site_packages.rglob("*.so*")):
-        if path.is_file() and not path.is_symlink():
-            # Of what is no library it says so, with a status other than 0.
+        if path.is_file() and not path.is_symlink() and _is_elf(path):
             answer = subprocess.run(["ldd", str(path)], capture_output=True, text=True, check=False)
             name = str(path.relative_to(site_packages))
             for line in answer.stdout.splitlines():
                 if line.endswith("=> not found"):
                     missing.add((name, line.split()[0]))
     return missing
+
+
+def _is_elf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
 
 
 def _remove(path: Path) -> int:
