@@ -86,7 +86,7 @@ def make_report(**changes: Any) -> dict[str, Any]:
                 {"name": "base", "severity": "warning", "message": "not read", "remedy": "bake verify"},
             ],
             "worker_seconds": 13.5,
-            "worker_start": {"start_s": 3.944, "timeline": [{"name": "SDK", "began": 5.0, "ended": 6.5}]},
+            "worker_start": {"start_s": 3.944, "timeline": [{"name": "model", "began": 3.7, "ended": 4.0}, {"name": "SDK", "began": 5.0, "ended": 6.5}]},
             "worker_timings": {"generate_s": 0.2941, "total_s": 0.31},
         },
         "push": None,

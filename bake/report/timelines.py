@@ -62,13 +62,23 @@ def read_timelines(report: Mapping[str, Any]) -> tuple[Timeline, ...]:
         found.append(
             Timeline(
                 title=title,
-                bars=tuple(_bars(warmup["timeline"], warmup["loaded_s"], warmup["drawn_s"])),
+                bars=tuple(
+                    _bars(
+                        warmup["timeline"],
+                        warmup["loaded_s"],
+                        warmup["drawn_s"],
+                        whole="until the model is loaded",
+                        last="model",
+                    )
+                ),
             )
         )
     start = verify.get("worker_start")
     if start:
         drawn_s = (verify.get("worker_timings") or {}).get("generate_s")
-        bars = tuple(_bars(start["timeline"], start["start_s"], drawn_s))
+        bars = tuple(
+            _bars(start["timeline"], start["start_s"], drawn_s, whole="until the worker is ready")
+        )
         found.append(Timeline(title="The image's own worker, with no network", bars=bars))
     return tuple(found)
 
@@ -82,21 +92,27 @@ def ticks(timelines: Sequence[Timeline]) -> tuple[float, ...]:
 
 
 def _bars(
-    events: Sequence[Mapping[str, Any]], loaded_s: float, drawn_s: float | None
+    events: Sequence[Mapping[str, Any]],
+    loaded_s: float,
+    drawn_s: float | None,
+    *,
+    whole: str,
+    last: str | None = None,
 ) -> Iterator[Bar]:
     """The whole start first, then its events by their beginning, then the picture.
 
-    Events have the machine's clock, a start its own seconds: they meet where the model was there.
+    Events have the machine's clock, a start its own seconds: they meet where the start ended, which is the end
+    of the event `last`, or of whichever ends last. A worker is ready when model and SDK are.
     """
     spans = sorted(
         (event["began"], event["ended"], str(event["name"]))
         for event in events
         if event["ended"] > event["began"] > 0
     )
-    yield Bar(label="until the model is loaded", began_s=0.0, ended_s=loaded_s, kind="whole")
+    yield Bar(label=whole, began_s=0.0, ended_s=loaded_s, kind="whole")
     if spans:
-        loads = [ended for _, ended, name in spans if name == "model"]
-        met = max(loads or [ended for _, ended, _ in spans])
+        named = [ended for _, ended, name in spans if name == last]
+        met = max(named or [ended for _, ended, _ in spans])
         zero = min(met - loaded_s, spans[0][0])
         for began, ended, name in spans:
             yield Bar(label=WORDS.get(name, name), began_s=began - zero, ended_s=ended - zero)

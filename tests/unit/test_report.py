@@ -147,7 +147,13 @@ def test_timelines_begin_with_their_start_and_meet_at_the_model() -> None:
         "load model": (2.326, 2.726),
         "draw": (2.726, 3.039),
     }
-    assert [bar.label for bar in worker.bars] == ["until the model is loaded", "RunPod SDK", "draw"]
+    bars = {bar.label: (round(bar.began_s, 3), round(bar.ended_s, 3)) for bar in worker.bars}
+    assert bars == {
+        "until the worker is ready": (0.0, 3.944),
+        "load model": (1.144, 1.444),
+        "RunPod SDK": (2.444, 3.944),
+        "draw": (3.944, 4.238),
+    }, "it is ready when the last of both is"
     assert ticks((warmup, worker)) == (0, 1, 2, 3, 4, 5)
 
 
