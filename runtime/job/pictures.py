@@ -59,7 +59,11 @@ def prepare_pictures(
     for where, text in request.pictures.items():
         try:
             is_address = text[:8].lower().startswith(("http:", "https:"))
-            data = _fetch(text, settings, deadline, cancelled) if is_address else decode(text)
+            if is_address:
+                data = _fetch(text, settings, deadline, cancelled)
+                plain = base64.b64encode(data).decode()
+            else:
+                plain, data = decode(text)
             sizes[where] = read_size(data, limits["input_pixels"])
         except WeightsError as error:
             log("ERROR", "picture", error.what, kind=error.kind)
@@ -68,7 +72,7 @@ def prepare_pictures(
         except ValueError as error:
             wrong.append(FieldError(field=where, message=str(error)))
         else:
-            found[where] = base64.b64encode(data).decode()
+            found[where] = plain
     is_upscaling = request.endpoint == UPSCALING
     if not wrong and is_upscaling:
         wrong += check_upscaling(request.payload, sizes["image"], limits)
@@ -87,8 +91,8 @@ def prepare_pictures(
     return Pictures(payload={"init_images": list(found.values()), **mask})
 
 
-def decode(text: str) -> bytes:
-    """The bytes in base64, plain or as a data URL.
+def decode(text: str) -> tuple[str, bytes]:
+    """Plain base64 and its bytes, of base64 or a data URL.
 
     Raises:
         ValueError: it is neither.
@@ -98,13 +102,13 @@ def decode(text: str) -> bytes:
         if not about.lower().rstrip().endswith(";base64"):
             raise ValueError("must be base64 in a data URL: data:image/png;base64,…")
     try:
-        return base64.b64decode(text, validate=True)
+        return text, base64.b64decode(text, validate=True)
     except ValueError:
-        try:
-            # Lines, as some encoders break them.
-            return base64.b64decode("".join(text.split()), validate=True)
-        except ValueError:
-            raise ValueError("is no base64, data URL or https address of a picture") from None
+        text = "".join(text.split())  # lines, as some encoders break them
+    try:
+        return text, base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError("is no base64, data URL or https address of a picture") from None
 
 
 def read_size(data: bytes, max_pixels: int) -> Size:

@@ -102,7 +102,7 @@ def test_base64_plain_in_lines_and_in_a_data_url() -> None:
         f"DATA:;BASE64,{plain}",
         f" {plain}\n",
     ):
-        assert decode(given) == data
+        assert decode(given) == (plain, data)
 
 
 @pytest.mark.parametrize(
