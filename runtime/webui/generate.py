@@ -27,7 +27,7 @@ _NOISE = 2
 _TRANSIENT = {"", "RuntimeError", "OSError", "ConnectionError", "TimeoutError"}
 """Kinds of the webui's errors that may be gone the next time; a TypeError comes again."""
 _NO_PICTURE = re.compile(
-    "image file|png file|encoded image|data stream|unidentifiedimage|decompress", re.IGNORECASE
+    "image file|this image|encoded image|png file|data stream|next frame|decompress", re.IGNORECASE
 )
 """Pillow's words, in the webui, for a picture whose header promised more than its inside holds."""
 OnProgress = Callable[[Mapping[str, Any]], None]

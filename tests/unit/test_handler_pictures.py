@@ -112,6 +112,8 @@ def test_guidance_by_the_picture_is_noted_where_it_is_not_used() -> None:
         ("SyntaxError", "broken PNG file (chunk b'IDAT')"),
         ("HTTPException", "Invalid encoded image"),
         ("OSError", "broken data stream when reading image file"),
+        ("OSError", "failed to read next frame"),
+        ("OSError", "cannot load this image"),
     ],
 )
 def test_a_picture_that_only_the_webui_finds_broken(kind: str, detail: str) -> None:
