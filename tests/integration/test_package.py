@@ -18,6 +18,7 @@ RESOURCES = {
     "Dockerfile.base.dockerignore",
     "Dockerfile.final",
     "requirements/runtime.txt",
+    "requirements/slim.py",
     "requirements/torch.txt",
     "requirements/webui.txt",
     "requirements/xformers.txt",
