@@ -42,8 +42,9 @@ def load_into_engine(run: Run, image: Image) -> str:
     if not run.context.options.load:
         return reference
 
+    earlier = named_by_content(run.context.folder)  # the step forgets its record before it runs
+
     def give() -> Mapping[str, Any]:
-        earlier = named_by_content(run.context.folder)
         loaded = load_image(image, run.engine, reference)
         is_named = reference.endswith(f":{image.digest[7:19]}")
         named = {**earlier, **({reference: loaded} if is_named else {})}

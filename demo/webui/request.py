@@ -212,7 +212,8 @@ def parse_body(body: bytes, fields: Mapping[str, _Field] = FIELDS) -> dict[str, 
         raise InvalidRequestError(
             [_mistake(["body"], "value is not a valid dict", "type_error.dict")]
         )
-    request, mistakes = {}, []
+    request: dict[str, Any] = {}
+    mistakes = []
     for name, field in fields.items():
         value = given.get(name, field.default)
         if value is None:

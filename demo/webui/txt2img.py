@@ -293,7 +293,8 @@ def _start(job: _Job, noise: Array, index: int) -> Array:
         return noise
     angle = strength * np.pi / 2
     other = noise_source(job.subseeds[index])()
-    return noise * np.float32(np.cos(angle)) + other * np.float32(np.sin(angle))
+    turned: Array = noise * np.float32(np.cos(angle)) + other * np.float32(np.sin(angle))
+    return turned
 
 
 def _final_size(request: dict[str, Any]) -> tuple[int, int]:
