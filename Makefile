@@ -7,8 +7,6 @@ SHELL_FILES := .ci/run requirements/pin-images demo/run demo/draw demo/engine/co
 
 # the webui's environment is for one platform only, that of its base image
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
-# Groups of tests on all cores; tests/conftest.py says what is a group
-SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
 .PHONY: help venv demo bake check format test test-unit test-paused webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
@@ -44,7 +42,7 @@ check: venv ## Lint, format check, types, shell, Dockerfiles, workflows
 	$(BIN)/zizmor --offline --quiet .github
 
 test: venv runtime-venvs ## Run the unit tests and the integration tests on a real engine (COVERAGE=1 says what they reach)
-	$(BIN)/pytest $(SIDE_BY_SIDE) $(if $(COVERAGE),--cov --cov-report=term) tests/unit tests/integration
+	$(BIN)/pytest $(if $(COVERAGE),--cov --cov-report=term) tests/unit tests/integration
 
 test-unit: venv ## Run the unit tests only
 	$(BIN)/pytest tests/unit

@@ -31,7 +31,7 @@ def read_picture(text: str) -> Image.Image:
     if text.startswith("data:image/"):
         text = text.split(";")[1].split(",")[1]
     try:
-        picture = Image.open(io.BytesIO(base64.b64decode(text)))
+        picture: Image.Image = Image.open(io.BytesIO(base64.b64decode(text)))
     except Exception:  # noqa: BLE001  # as upstream, whatever it is
         raise EncodedImageError from None
     try:
@@ -90,9 +90,12 @@ def prepare(request: dict[str, Any], mask: Image.Image | None, extra: dict[str, 
         raise RuntimeError(f"bad number of images passed: {count}; expecting {most} or less")
     if drawn is not None:
         cells = np.asarray(drawn.convert("L").resize((LATENT_SIZE, LATENT_SIZE)), np.float32) / 255
-        made.latent_mask = (np.around(cells) if request["mask_round"] else cells)[..., None]
+        latent_mask: NDArray[np.float32] = (np.around(cells) if request["mask_round"] else cells)[
+            ..., None
+        ]
+        made.latent_mask = latent_mask
         if request["inpainting_fill"] not in (_FILL, _ORIGINAL):
-            made.latents = [each * (1 - made.latent_mask) for each in made.latents]
+            made.latents = [each * (1 - latent_mask) for each in made.latents]
     return made
 
 

@@ -13,7 +13,7 @@ import pytest
 from bake.console import Console
 from bake.errors import BuildError
 from bake.image.build.base import BasePlan
-from bake.image.engine.prune import NAMED
+from bake.image.prune import NAMED
 from bake.image.registry.push import PushReport
 from bake.manifest.load import parse_manifest
 from bake.plan.plan import Plan
