@@ -90,9 +90,8 @@ def prepare(request: dict[str, Any], mask: Image.Image | None, extra: dict[str, 
         raise RuntimeError(f"bad number of images passed: {count}; expecting {most} or less")
     if drawn is not None:
         cells = np.asarray(drawn.convert("L").resize((LATENT_SIZE, LATENT_SIZE)), np.float32) / 255
-        latent_mask: NDArray[np.float32] = (np.around(cells) if request["mask_round"] else cells)[
-            ..., None
-        ]
+        rounded = np.around(cells) if request["mask_round"] else cells
+        latent_mask = rounded[..., None].astype(np.float32)
         made.latent_mask = latent_mask
         if request["inpainting_fill"] not in (_FILL, _ORIGINAL):
             made.latents = [each * (1 - latent_mask) for each in made.latents]
