@@ -165,8 +165,8 @@ def wait(path):
             time.sleep(0.02)
         from bake.errors import SourceError
         raise SourceError("gone")
-    Path(f"{path.stem}.began").write_text("")
     try:
+        Path(f"{path.stem}.began").write_text("")
         time.sleep(600)
     finally:
         time.sleep(0.5)
