@@ -1,8 +1,7 @@
-"""Steps at work: what is recorded, what a failed one leaves, what the engine, the registry and people get."""
+"""Steps at work: what is recorded, what a failed one leaves, what the engine and the registry get."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,11 +22,9 @@ from bake.settings import Settings
 from bake.steps import load, push
 from bake.steps.load import load_into_engine, reference_of
 from bake.steps.push import push_to_registry
-from bake.steps.report import write_report
 from bake.steps.run import Context, Run
 from tests.unit.test_assemble import make_image
 from tests.unit.test_plan import BASE, LOCK, TEXT, plan_with, records_of
-from tests.unit.test_verify import make_worker
 
 IMAGE = make_image()
 NAMED_BY_CONTENT = f"ghcr.io/you/example:{IMAGE.digest[7:19]}"
@@ -166,30 +163,3 @@ def test_a_push_warns_of_licences_and_records_what_was_sent(
     assert record.document["repository"] == "ghcr.io/you/example"
     assert record.result["sent_bytes"] == 7
     assert "no licence is known" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("harvest", ["own", "none"])
-def test_a_report_says_of_every_step_whether_it_ran_and_how_long(
-    tmp_path: Path, harvest: str
-) -> None:
-    run = make_run(tmp_path)
-    run.step("load", dict)
-    if harvest == "own":
-        (tmp_path / "picture.png").write_bytes(b"a picture")
-    warmup = {"harvest": harvest, "device": "cpu", "loaded_s": 1.0, "drawn_s": 2.0}
-    path = write_report(
-        run,
-        make_worker(),
-        IMAGE,
-        reference=NAMED_BY_CONTENT,
-        warmup=warmup,
-        verdict={"verdict": "good"},
-        pushed=None,
-    )
-    report = json.loads(path.read_text())
-    seconds = {step["step"]: step["seconds"] for step in report["steps"]}
-    assert set(seconds) == {step.name for step in run.plan.steps}
-    assert [name for name, each in seconds.items() if each is not None] == ["load"]
-    assert (report["digest"], report["push"]) == (IMAGE.digest, None)
-    assert [each["digest"] for each in report["layers"]] == [x.digest for x in IMAGE.layers]
-    assert ("<img" in (tmp_path / "report.html").read_text()) == (harvest == "own")
