@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import random
 import struct
@@ -40,11 +41,12 @@ def png(
     depth: int = 8,
     colour: int = 2,
     data: bytes = b"",
+    packed: bytes = b"",
     more: bytes = b"",
 ) -> bytes:
-    """A PNG that says what it is told to; `more` are chunks before its data."""
+    """A PNG that says what it is told to; its data may be packed already, `more` are chunks before it."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    body = _chunk(b"IDAT", zlib.compress(data)) + _chunk(b"IEND", b"")
+    body = _chunk(b"IDAT", packed or zlib.compress(data)) + _chunk(b"IEND", b"")
     return PNG_START + _chunk(b"IHDR", header) + more + body
 
 
@@ -55,16 +57,22 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
+@functools.cache
+def _packed(count: int) -> bytes:
+    """Zeros that take little room until they are unpacked."""
+    return zlib.compress(bytes(count), 1)
+
+
 def _bomb(chance: random.Random) -> bytes:
     side = chance.choice([5000, 20_000, 65_535, 2**31 - 1])
-    text = zlib.compress(bytes(20_000_000), 9)
+    text = b"a\0\0" + _packed(20_000_000)
     return chance.choice(
         [
             png(side, side),
             png(side, 1000, colour=6),
-            png(64, 64, data=bytes(50_000_000)),
-            png(64, 64, more=_chunk(b"zTXt", b"a\0\0" + text)),
-            png(64, 64, more=_chunk(b"iCCP", b"a\0\0" + text)),
+            png(64, 64, packed=_packed(50_000_000)),
+            png(64, 64, more=_chunk(b"zTXt", text)),
+            png(64, 64, more=_chunk(b"iCCP", text)),
             jpeg_of_size(65_535, 65_535),
             jpeg_of_size(65_500, 1),
             png(0, 0),
