@@ -56,7 +56,8 @@ def _encode(value: Array, dtype: str) -> bytes:
     exponent = np.clip(exponent, -6, 8)
     mantissa = np.clip(np.floor((magnitude / 2.0**exponent - 1) * 8), 0, 7)
     code = np.where(magnitude < 2.0**-6, 0, (exponent + 7) * 8 + mantissa)
-    return (code + np.where(value < 0, 128, 0)).astype(np.uint8).tobytes()
+    written: bytes = (code + np.where(value < 0, 128, 0)).astype(np.uint8).tobytes()
+    return written
 
 
 def _normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
