@@ -24,6 +24,7 @@ EXPECTED = {
     # what images are built from
     "Dockerfile.base": "base",
     "Dockerfile.final": "environment runtime",
+    "requirements/slim.py": "base",
     "requirements/torch.txt": "base",
     "requirements/webui.txt": "base",
     "requirements/xformers.txt": "base",
