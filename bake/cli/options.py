@@ -68,6 +68,18 @@ no_store_option = click.option(
 )
 
 
+def device_option(meaning: str) -> Callable[[_Function], _Function]:
+    """`--device`, or BAKE_DEVICE: `auto`, `cuda` or `cpu`."""
+    return click.option(
+        "--device",
+        type=click.Choice(["auto", "cuda", "cpu"]),
+        default="auto",
+        show_default=True,
+        envvar="BAKE_DEVICE",
+        help=meaning,
+    )
+
+
 def bake_options(function: _Function) -> _Function:
     """What every command that bakes takes, and `bake plan`."""
     for option in (
@@ -80,14 +92,7 @@ def bake_options(function: _Function) -> _Function:
             help="A build argument of the base's Dockerfile and of Dockerfile.final; also, "
             "space-separated, in BAKE_BUILD_ARGS.",
         ),
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cuda", "cpu"]),
-            default="auto",
-            show_default=True,
-            envvar="BAKE_DEVICE",
-            help="What the warm-up draws on.",
-        ),
+        device_option("What the warm-up draws on."),
         build_dir_option,
         fail_fast_option,
         manifests_argument,

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from bake.cli.options import device_option
 from bake.errors import ManifestError
 from bake.settings import Settings
 from runtime.errors import SettingsError
@@ -19,14 +20,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def worker_options(function: _Function) -> _Function:
     """How the worker is run."""
     for option in (
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cuda", "cpu"]),
-            default="auto",
-            show_default=True,
-            envvar="BAKE_DEVICE",
-            help="What it draws on; auto: the GPU where the engine has one.",
-        ),
+        device_option("What it draws on; auto: the GPU where the engine has one."),
         click.option(
             "--env",
             "variables",

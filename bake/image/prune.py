@@ -21,7 +21,7 @@ from typing import Any, Literal
 from docker.errors import APIError, ImageNotFound
 
 from bake.image.build.base import BASE_REPOSITORY
-from bake.image.engine.archive import EngineLike
+from bake.image.engine.archive import EngineLike, list_present
 from bake.image.engine.probe import PROBE_REPOSITORY
 from bake.image.oci.model import LAYERS_LABEL
 from bake.image.saved import IMAGE_FILE
@@ -109,7 +109,7 @@ def list_images(engine: EngineLike) -> list[LocalImage]:
             size_bytes=int(found.attrs.get("Size") or 0),
             is_worker=LAYERS_LABEL in found.labels,
         )
-        for found in engine.client.images.list()
+        for found in list_present(engine)
         for tag in found.tags
     ]
 

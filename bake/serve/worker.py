@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 import requests
 from docker.errors import APIError
 from docker.models.containers import Container
-from docker.types import DeviceRequest
 
 from bake.console import Console
 from bake.errors import MachineError, VerifyError
-from bake.image.engine.docker import Engine
+from bake.image.engine.docker import Engine, gpu_requests
 from runtime.worker import Device
 
 _PORT = 8000
@@ -154,11 +153,7 @@ def run_worker(
                         **variables,
                         "BAKERY_DEVICE": chosen,
                     },
-                    device_requests=(
-                        [DeviceRequest(count=-1, capabilities=[["gpu"]])]
-                        if chosen == "cuda"
-                        else []
-                    ),
+                    device_requests=gpu_requests(chosen),
                     **network,
                 )
             )

@@ -23,7 +23,7 @@ from bake.console import Console
 from bake.errors import BuildError
 from bake.image.engine import load
 from bake.image.engine import probe as engine_probe
-from bake.image.engine.archive import Archive
+from bake.image.engine.archive import Archive, list_present
 from bake.image.engine.docker import Engine
 from bake.image.engine.load import load_image
 from bake.image.engine.probe import probe_engine
@@ -110,7 +110,7 @@ def running(
                 base=name,
                 has_containerd_store="io.containerd.snapshotter" in driver,
             )
-            for image in entered.client.images.list():
+            for image in list_present(entered):
                 for tag in image.tags:
                     if NAME in tag:
                         entered.client.images.remove(tag, force=True)

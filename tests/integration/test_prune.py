@@ -12,6 +12,7 @@ import pytest
 from docker.errors import ImageNotFound
 
 from bake.console import Console
+from bake.image.engine.archive import list_present
 from bake.image.engine.docker import Engine
 from bake.image.oci.model import LAYERS_LABEL
 from bake.image.prune import Stale, find_used, list_images, plan_prune, remove_stale
@@ -30,7 +31,7 @@ def entered(engine: dict[str, str]) -> Iterator[Engine]:
     try:
         with Engine(Console(quiet=True)) as entered:
             yield entered
-            for image in entered.client.images.list():
+            for image in list_present(entered):
                 for tag in image.tags:
                     if tag.startswith(NAME):
                         entered.client.images.remove(tag, force=True)

@@ -15,7 +15,7 @@ import requests
 from docker.errors import ImageNotFound
 
 from bake.errors import BakeError, BuildError, MachineError
-from bake.image.engine.archive import Archive, EngineContent
+from bake.image.engine.archive import Archive, EngineContent, list_present
 from bake.image.engine.load import load_image
 from bake.image.engine.probe import probe_engine
 from bake.image.final.assemble import ImageConfig, assemble
@@ -45,6 +45,9 @@ class FakeApi:
         self.timeout = 120
         self.read_bytes = 0
 
+    def images(self, **_options: Any) -> list[dict[str, Any]]:
+        return []
+
     def get_image(self, image: str, chunk_size: int) -> Iterator[bytes]:
         self.saves += 1
         for at in range(0, len(self.archive), 700):
@@ -69,7 +72,7 @@ class FakeEngine:
     def client(self) -> Any:
         return SimpleNamespace(
             api=self._api,
-            images=SimpleNamespace(get=self._get, list=lambda **_: []),
+            images=SimpleNamespace(get=self._get),
             info=dict,  # the classic store: it is not asked for its blobs by a push
         )
 
@@ -238,3 +241,22 @@ def test_only_a_named_image_of_the_containerd_store_is_probed(driver: str, tags:
     )
     engine: Any = SimpleNamespace(client=client)
     assert not probe_engine(engine, Archive(image_id=sha256_digest(b"x")))
+
+
+def test_an_image_that_another_process_removes_meanwhile_is_not_listed() -> None:
+    """`images.list` of the SDK fails there."""
+    asked: list[dict[str, Any]] = []
+
+    def images(**options: Any) -> list[dict[str, str]]:
+        asked.append(options)
+        return [{"Id": "gone"}, {"Id": "there"}]
+
+    def get(name: str) -> Any:
+        if name == "gone":
+            raise ImageNotFound("No such image: gone")
+        return SimpleNamespace(id=name)
+
+    client = SimpleNamespace(api=SimpleNamespace(images=images), images=SimpleNamespace(get=get))
+    engine: Any = SimpleNamespace(client=client)
+    assert [each.id for each in list_present(engine, filters={"label": "x"})] == ["there"]
+    assert asked == [{"filters": {"label": "x"}}]

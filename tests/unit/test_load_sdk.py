@@ -31,6 +31,14 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LoadServer
 
+    def do_GET(self) -> None:
+        """Which images there are: none."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"[]")
+
     def do_POST(self) -> None:
         while size := int(self.rfile.readline(), 16):
             self.server.received += self.rfile.read(size)
@@ -104,7 +112,7 @@ def load(image: Image, server: LoadServer) -> str:
         answer.status_code = 404
         raise ImageNotFound("none", response=answer)
 
-    client = SimpleNamespace(api=api, images=SimpleNamespace(get=get, list=lambda **_: []))
+    client = SimpleNamespace(api=api, images=SimpleNamespace(get=get))
     engine: Any = SimpleNamespace(client=client)
     try:
         return load_image(image, engine, "name:1")

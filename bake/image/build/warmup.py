@@ -13,12 +13,12 @@ from typing import Any
 import requests
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest, Mount
+from docker.types import Mount
 
 from bake.console import Console
 from bake.errors import BuildError
 from bake.image.build.picture import judge_picture
-from bake.image.engine.docker import Engine
+from bake.image.engine.docker import Engine, gpu_requests
 from bake.manifest.model import Warmup
 from bake.plan.step import DeviceChoice
 from runtime.worker import HOME, WORKER_FILE, Device, Worker
@@ -158,14 +158,13 @@ def _mounts(
 
 
 def _options(worker: Worker, device: Device, mounts: list[Mount]) -> dict[str, Any]:
-    gpus = [DeviceRequest(count=-1, capabilities=[["gpu"]])] if device == "cuda" else []
     return {
         "entrypoint": [worker.webui.python, f"{HOME}/{_SCRIPT.name}", str(INSIDE)],
         "command": [],
         "user": "0:0",
         "network_mode": "none",
         "mounts": mounts,
-        "device_requests": gpus,
+        "device_requests": gpu_requests(device),
         "shm_size": "1g",
         "environment": {
             "PYTHONPATH": HOME,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from docker.errors import DockerException
+from docker.errors import DockerException, ImageNotFound
 
 from bake.errors import BuildError
 from bake.image.oci.model import (
@@ -29,6 +30,7 @@ from bake.image.oci.streams import CHUNK_BYTES, open_tar
 
 if TYPE_CHECKING:
     import docker
+    from docker.models.images import Image as DockerImage
 
 _JSON_LIMIT_BYTES = 8 << 20
 
@@ -38,6 +40,21 @@ class EngineLike(Protocol):
 
     @property
     def client(self) -> docker.DockerClient: ...
+
+
+def list_present(engine: EngineLike, **options: Any) -> Iterator[DockerImage]:
+    """The images of an engine, with what the engine says of each.
+
+    The SDK's own `images.list` asks for each of them again, and fails where one was removed in between by
+    another process, such as a bake beside this one.
+
+    Args:
+        engine: Is asked.
+        options: As `docker.client.images.list` takes them.
+    """
+    for each in engine.client.api.images(**options):
+        with suppress(ImageNotFound):
+            yield engine.client.images.get(each["Id"])
 
 
 @dataclass(frozen=True, kw_only=True)

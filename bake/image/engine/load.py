@@ -17,7 +17,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, StreamParseError
 
 from bake.errors import BuildError, MachineError
-from bake.image.engine.archive import EngineContent, EngineLike
+from bake.image.engine.archive import EngineContent, EngineLike, list_present
 from bake.image.oci.model import (
     BASE_DIGEST_LABEL,
     BASE_LAYERS_LABEL,
@@ -99,7 +99,7 @@ def _pulled_base(image: Image, engine: EngineLike) -> int:
     labels = image.labels
     count = len(str(labels.get(BASE_LAYERS_LABEL, "")).split())
     wanted = f"@{labels.get(BASE_DIGEST_LABEL)}"
-    for found in engine.client.images.list():
+    for found in list_present(engine):
         if any(name.endswith(wanted) for name in found.attrs.get("RepoDigests") or []):
             return count
     return 0
@@ -107,7 +107,7 @@ def _pulled_base(image: Image, engine: EngineLike) -> int:
 
 def _local_layers(engine: EngineLike) -> Iterator[list[tuple[str, str]]]:
     """Diff ids and blobs of the images of ours that the engine has, by their labels."""
-    for found in engine.client.images.list(filters={"label": LAYERS_LABEL}):
+    for found in list_present(engine, filters={"label": LAYERS_LABEL}):
         labels = found.labels
         blobs = f"{labels.get(BASE_LAYERS_LABEL, '')} {labels.get(LAYERS_LABEL, '')}".split()
         diff_ids = (found.attrs.get("RootFS") or {}).get("Layers") or []

@@ -19,11 +19,10 @@ from typing import Any
 import requests
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest
 
 from bake.errors import VerifyError
 from bake.image.build.picture import judge_picture
-from bake.image.engine.docker import Engine
+from bake.image.engine.docker import Engine, gpu_requests
 from bake.image.verify.verdict import Check
 from runtime.worker import WORKER_FILE, Device, Worker
 
@@ -80,9 +79,7 @@ def verify_worker(
             environment={"BAKERY_TEST_OUTPUT": _OUTPUT, "BAKERY_DEVICE": chosen},
             volumes=[_OUT],
             shm_size="1g",
-            device_requests=(
-                [DeviceRequest(count=-1, capabilities=[["gpu"]])] if chosen == "cuda" else []
-            ),
+            device_requests=gpu_requests(chosen),
         ) as container:
             try:
                 container.start()

@@ -271,7 +271,8 @@ def _stand_in(module: ModuleType, name: str) -> Any:
 
 def _function(module: ModuleType, name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        if module.__name__ == "ftfy" and len(args) == 1 and not kwargs and is_plain(args[0]):
+        needs_nothing = UNCHANGED.get((module.__name__, name))
+        if needs_nothing and len(args) == 1 and not kwargs and needs_nothing(args[0]):
             return args[0]
         _load(module)
         return ModuleType.__getattribute__(module, name)(*args, **kwargs)
@@ -284,6 +285,10 @@ def is_plain(text: str) -> bool:
     """Whether ftfy, which the tokenizers ask about every prompt, has nothing to mend in it."""
     printed = text.replace("\n", " ").replace("\t", " ")
     return printed.isascii() and printed.isprintable() and "&" not in printed
+
+
+UNCHANGED = {("ftfy", "fix_text"): is_plain}
+"""Module and function: whether it would give its argument back as it is, for which it need not be loaded."""
 
 
 class _Object:
