@@ -157,6 +157,7 @@ def test_json_events_are_one_object_a_line(bake: Bake) -> None:
     events = [json.loads(line) for line in shown.splitlines()]
     assert {
         "event": "lock",
+        "manifest": str(bake.manifest),
         "path": str(bake.manifest.with_suffix(".lock.json")),
         "written": True,
     } in events
