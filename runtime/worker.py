@@ -64,6 +64,18 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extension:
+    """One baked extension of the webui."""
+
+    name: str
+    """Of its folder."""
+    path: str
+    commit: str
+    scripts: Sequence[str] = ()
+    """Titles of its scripts to which a request may give arguments (`alwayson_scripts`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Worker:
     """Everything that differs from one image to the next."""
 
@@ -77,6 +89,7 @@ class Worker:
     limits: Mapping[str, int] = field(default_factory=dict)
     """Request limits that the image sets, by the names of `runtime.job.request`; the environment may lower them."""
     lock_sha256: str = ""
+    extensions: Sequence[Extension] = ()
     contract: int = CONTRACT_VERSION
 
     @property
@@ -103,7 +116,10 @@ class Worker:
 
     def to_json(self) -> str:
         """Sorted JSON with a closing newline: the same worker gives the same bytes."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, indent=1) + "\n"
+        data = dataclasses.asdict(self)
+        if not self.extensions:
+            del data["extensions"]  # an image without any is what it was before there were any
+        return json.dumps(data, sort_keys=True, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Worker:
@@ -115,6 +131,7 @@ class Worker:
             )
         data["webui"] = Webui(**data["webui"])
         data["weights"] = tuple(Weights(**each) for each in data["weights"])
+        data["extensions"] = tuple(Extension(**each) for each in data.get("extensions", ()))
         return cls(**data)
 
     @classmethod

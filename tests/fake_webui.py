@@ -23,7 +23,8 @@ class FakeWebui:
     `script` holds what happens in each drawing, in order: an exception to raise, a function to
     call with the payload, or a dict of changes to the answer's info. After its end every call succeeds.
     As the real one under boot it says how many layers of each LoRA were applied; `counts` in a dict
-    changes that by the LoRA's name, and `"bakery": None` makes it a webui that boot does not know.
+    changes that by the LoRA's name, and `"bakery": None` makes it a webui that boot does not know. `failures`
+    are scripts that failed, `maps` the pictures that scripts add.
     """
 
     def __init__(self, *script: Any) -> None:
@@ -67,13 +68,19 @@ class FakeWebui:
         return ["/webui/secret/path.py: last words"]
 
     def get(self, name: str) -> list[dict[str, Any]]:
-        return {
+        offered: dict[str, list[dict[str, Any]]] = {
             "samplers": [{"name": "Euler"}, {"name": "DPM++ 2M"}],
             "schedulers": [{"name": "karras", "label": "Karras"}],
             "upscalers": [{"name": "None"}, {"name": "Lanczos"}],
             "latent-upscale-modes": [{"name": "Latent"}],
             "prompt-styles": [],
-        }[name]
+            "script-info": [
+                {"name": "tint", "is_alwayson": True, "is_img2img": False, "args": [{}, {}, {}]},
+                {"name": "tint", "is_alwayson": True, "is_img2img": True, "args": [{}, {}]},
+                {"name": "x/y/z plot", "is_alwayson": False, "is_img2img": False, "args": [{}]},
+            ],
+        }
+        return offered[name]
 
     def options(self) -> dict[str, Any]:
         return {
@@ -163,12 +170,14 @@ def make_answer(payload: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
         "extra_generation_params": listed,
         "bakery": {
             "loras": [{"name": name, **applied, **counts.get(name, {})} for name in names],
+            "scripts": changes.get("failures", []),
             "interrupted": False,
         },
-        **{key: value for key, value in changes.items() if key != "counts"},
+        **{key: changes[key] for key in changes if key not in ("counts", "failures", "maps")},
     }
-    image = base64.b64encode(PNG + bytes(100)).decode()
-    return {"images": [image] * count, "parameters": dict(payload), "info": json.dumps(info)}
+    images = [base64.b64encode(PNG + bytes(100)).decode()] * count
+    images += [base64.b64encode(PNG + bytes(50)).decode()] * changes.get("maps", 0)
+    return {"images": images, "parameters": dict(payload), "info": json.dumps(info)}
 
 
 def out_of_memory(_payload: Mapping[str, Any] | None = None) -> WebuiAnswerError:

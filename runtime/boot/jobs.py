@@ -14,12 +14,16 @@ What a job of webui v1.9.3 leaves behind for the next one, and what is done abou
 - A noise schedule that a setting rescaled becomes the next checkpoint's own, if that file has none. Here a
   checkpoint is loaded over the schedule of its own.
 
-The answer's `info` gets `"bakery": {"loras": […], "interrupted": …}` (see `runtime.boot.applied`).
+- Where a script fails, the webui draws on without it, with a line in its log only. Here the answer says so.
+
+The answer's `info` gets `"bakery": {"loras": […], "scripts": […], "interrupted": …}` (see `runtime.boot.applied`).
+A script may draw again while a job runs (ADetailer does): that belongs to the job.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,29 +35,45 @@ from runtime.boot.hooks import after_import
 EVENT = "jobs"
 """In the timeline: jobs are watched."""
 _Infotext = dict[str, Any]
+_FAILED = re.compile(r"Error running (\w+): (.*)", re.DOTALL)
+"""What `modules/scripts.py` says of a script that failed, with its method and its file."""
+_REASON_CHARS = 300
 
 
 def install() -> None:
     """Hooks into the webui's modules as they are imported; another script is left alone."""
     passes = applied.install()
+    failures: list[dict[str, Any]] = []
     for name in ("modules.processing", "demo.webui.processing"):
-        after_import(name, lambda module: _watch(module, passes), trick=EVENT)
+        after_import(name, lambda module: _watch(module, passes, failures), trick=EVENT)
+    for name in ("modules.scripts", "demo.webui.scripts"):
+        after_import(name, lambda module: _watch_scripts(module, failures), trick=EVENT)
     after_import("modules.sd_models", _keep_schedule, trick=EVENT)
     for name in ("modules.postprocessing", "demo.webui.postprocessing"):
         after_import(name, _forget_pictures, trick=EVENT)
 
 
-def _watch(processing: Any, passes: Passes) -> None:
+def _watch(processing: Any, passes: Passes, failures: list[dict[str, Any]]) -> None:
     draw, base = processing.process_images, processing.StableDiffusionProcessing
     make_conds, make_json = base.get_conds_with_caching, processing.Processed.js
+    running: list[Any] = []
 
     def process_images(p: Any) -> Any:
+        if running:
+            _begin(processing, p)
+            return draw(p)
+        running.append(p)
         passes.begin()
-        _begin(processing, p)
-        result = draw(p)
+        failures.clear()
+        try:
+            _begin(processing, p)
+            result = draw(p)
+        finally:
+            running.clear()
         state = processing.state
         was_interrupted = bool(state.interrupted or state.skipped)
-        result.bakery = {"loras": passes.end(), "interrupted": was_interrupted}
+        said = {"loras": passes.end(), "scripts": list(failures), "interrupted": was_interrupted}
+        result.bakery = said
         return result
 
     def get_conds_with_caching(
@@ -74,18 +94,40 @@ def _watch(processing: Any, passes: Passes) -> None:
     processing.process_images, processing.Processed.js = process_images, js
     base.get_conds_with_caching = get_conds_with_caching
     if (from_picture := getattr(processing, "StableDiffusionProcessingImg2Img", None)) is not None:
-        _seed_encoder(processing, from_picture)
+        _seed_encoder(processing, from_picture, running)
     timeline.write(EVENT, 0.0, 0.0)
 
 
-def _seed_encoder(processing: Any, kind: Any) -> None:
+def _seed_encoder(processing: Any, kind: Any, running: Sequence[Any]) -> None:
     upstream = kind.init
 
     def init(self: Any, all_prompts: Any, all_seeds: Any, all_subseeds: Any) -> None:
-        processing.torch.manual_seed(all_seeds[0])
+        if list(running) in ([], [self]):  # else the job that runs has set torch's generator
+            processing.torch.manual_seed(all_seeds[0])
         upstream(self, all_prompts, all_seeds, all_subseeds)
 
     kind.init = init
+
+
+def _watch_scripts(scripts: Any, failures: list[dict[str, Any]]) -> None:
+    errors, upstream = scripts.errors, scripts.errors.report
+
+    def report(message: str, *args: Any, **kwargs: Any) -> None:
+        if found := _FAILED.fullmatch(message):
+            error = sys.exc_info()[1]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_CHARS]
+            names = _names_of(scripts, found[2])
+            failures.append({"names": names, "method": found[1], "reason": reason})
+        upstream(message, *args, **kwargs)
+
+    errors.report = report
+
+
+def _names_of(scripts: Any, file: str) -> list[str]:
+    """Of the scripts that a file has; its own name where it has none."""
+    runners = (scripts.scripts_txt2img, scripts.scripts_img2img)
+    known = [e.name for each in runners for e in each.scripts if e.filename == file and e.name]
+    return sorted(set(known)) or [file.replace("\\", "/").rpartition("/")[2]]
 
 
 def _begin(processing: Any, p: Any) -> None:

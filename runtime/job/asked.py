@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.job.rules.scripts import Place
 from runtime.job.rules.sizes import Size
 from runtime.job.rules.tasks import Endpoint
 
@@ -59,10 +60,12 @@ class Request:
     """What goes to `/sdapi/v1/<endpoint>`; the tags of `loras` and the pictures are not in it yet."""
     pictures: Mapping[str, str]
     """Base64, data URL or address, by the field, such as `init_images[0]`."""
-    loras: Sequence[LoraRequest]
-    prompt_loras: Sequence[str]
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """Where in the payload, which has null there, those pictures belong that scripts are given."""
+    loras: Sequence[LoraRequest] = ()
+    prompt_loras: Sequence[str] = ()
     """Names that the prompts themselves mention, all of them baked."""
-    checkpoint: str
+    checkpoint: str = ""
     """The name of the baked checkpoint that draws; empty for an upscaling."""
     images: int
     """How many pictures must come back."""

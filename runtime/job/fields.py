@@ -230,7 +230,7 @@ FIELDS: tuple[Field, ...] = (
            note="not used; the job has an id already", **_OR_NULL),
     _field("alwayson_scripts", "object", "neutral",
            "`Seed`, `Sampler` and `Refiner` as the webui's page has them: their arguments count as the fields that"
-           " they stand for; others without arguments", default={}),
+           " they stand for; scripts of baked extensions with their list `args`; others without arguments", default={}),
     _neutral("script_name", "string", "no scripts", None, ""),
     _neutral("script_args", "list", "no scripts", [], None),
     _neutral("infotext", "string", "send the fields themselves", None, ""),

@@ -180,7 +180,8 @@ class Handler:
         extra = self.settings.allowed_overrides
         config_file = Path(self.worker.webui.config_file)
         values = pin_settings(client, config_file, [*OVERRIDES, *PREVIEWS, *extra])
-        return read_names(client), {key: values[key] for key in extra if key in values}
+        names = read_names(client, with_scripts=any(e.scripts for e in self.worker.extensions))
+        return names, {key: values[key] for key in extra if key in values}
 
     async def _prepare_pictures(
         self, request: Request, deadline: float, timings: dict[str, float]
@@ -217,6 +218,11 @@ class Handler:
         checkpoints = {each.name: each.sha256 for each in worker.of_role("checkpoint")}
         model = {"name": request.checkpoint, "sha256": checkpoints.get(request.checkpoint)}
         image = {"name": worker.name, "lock_sha256": worker.lock_sha256}
+        if request.places:
+            # The webui sends back what scripts were given; pictures that went in are not sent back.
+            scripts = {"alwayson_scripts": request.payload["alwayson_scripts"]}
+            answer["parameters"] = {**answer.get("parameters", {}), **scripts}
+        extra = len(answer["images"]) - request.images
         return {
             "images": answer["images"],
             **({"parameters": {}, "info": ""} if request.checkpoint else {}),
@@ -229,6 +235,7 @@ class Handler:
                 "attempts": drawing.attempts,
                 "degraded": drawing.degraded,
                 "notes": [*request.notes, *honoured.notes],
+                **({"extra_images": extra} if extra > 0 else {}),
             },
         }
 

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ _REASONS = (
 )
 """The webui's words (for the log only), and ours."""
 _COUNTS = ("layers", "applied")
+_TOO_LARGE = "the device's memory ran out; a smaller picture or fewer LoRAs may fit"
 _FOREIGN = "none of its names is that of a layer of this model"
 _UNPROVEN = (
     "the webui listed the LoRAs as loaded; which of their layers it applied cannot be seen here"
@@ -88,7 +89,10 @@ def check_honoured(
     asked = dict(zip(request.prompt_loras, request.prompt_loras, strict=True))
     asked.update({each.tag: each.name for each in loras if each.scale})
     counts = {each["name"]: each for each in proof["loras"]} if proof else {}
-    notes = _check_pictures(request, info) if request.pictures else []
+    notes = _check_pictures(request, info) if request.endpoint == "img2img" else []
+    notes += _check_scripts(request, (proof or {}).get("scripts", ()))
+    if drawn > request.images:
+        notes.append(f"the last {drawn - request.images} of images are what scripts add to them")
     if proof is None:
         _check_hashes(asked, request, info)
         notes += [_UNPROVEN] * bool(asked)
@@ -113,6 +117,19 @@ def _check_pictures(request: Request, info: Mapping[str, Any]) -> list[str]:
     texts = info.get("infotexts") or [""]
     is_unused = "image_cfg_scale" in request.payload and "Image CFG scale:" not in texts[0]
     return ["image_cfg_scale: not used by this checkpoint"] * is_unused
+
+
+def _check_scripts(request: Request, failures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The webui draws on where a script fails, and says so in its log only."""
+    asked = request.payload.get("alwayson_scripts", {})
+    for each in failures:
+        what = f"the script {', '.join(each['names'])} failed in {each['method']}"
+        if _is_out_of_memory(reason := each["reason"]):
+            raise JobError("out_of_memory", _TOO_LARGE, detail=reason)
+        if asked.keys() & set(each["names"]):
+            words = "" if re.search(r"[/\\]", reason) else f": {reason}"
+            raise JobError("not_honoured", f"{what}{words}", detail=reason)
+        yield f"{what}; the request does not name it"
 
 
 def check_size(images: Sequence[str], expected: Size | None) -> None:
@@ -141,14 +158,17 @@ def _check_counts(asked: Mapping[str, str], counts: Mapping[str, Mapping[str, An
     failures = []
     for tag, name in asked.items():
         count = counts.get(tag, {"matched": 0, "applied": 0})
-        if re.search("out of memory", str(count.get("reason")), re.IGNORECASE):
-            message = "the device's memory ran out; a smaller picture or fewer LoRAs may fit"
-            raise JobError("out_of_memory", message, detail=str(count["reason"]))
+        if _is_out_of_memory(reason := str(count.get("reason"))):
+            raise JobError("out_of_memory", _TOO_LARGE, detail=reason)
         if why := _why_not(count):
             failures.append(f"{name} ({why})")
     if failures:
         what = f"the webui drew without {', '.join(failures)}"
         raise JobError("lora_not_applied", what, detail=json.dumps(counts))
+
+
+def _is_out_of_memory(reason: str) -> bool:
+    return re.search("out of memory", reason, re.IGNORECASE) is not None
 
 
 def _why_not(count: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import http.client
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Names:
     """Those of them that a picture cannot be made larger with by itself."""
     styles: Mapping[str, tuple[str, str]]
     """Name → prompt and negative prompt."""
+    scripts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """`txt2img` and `img2img` → lower-cased titles of scripts that are always on → how many arguments they take."""
     has_comments: bool = False
     """Whether this webui hides what follows a `#` in a prompt, unless told not to."""
 
@@ -72,8 +74,8 @@ class Names:
         return name, None
 
 
-def read_names(client: WebuiClient) -> Names:
-    """Asks the webui. Raises WebuiError."""
+def read_names(client: WebuiClient, *, with_scripts: bool = False) -> Names:
+    """Asks the webui; for its scripts only where a request may name them. Raises WebuiError."""
 
     def ask(path: str) -> list[dict[str, Any]]:
         """One list of the webui's; one that it does not have (404) offers nothing."""
@@ -97,8 +99,19 @@ def read_names(client: WebuiClient) -> Names:
             each["name"]: (each.get("prompt") or "", each.get("negative_prompt") or "")
             for each in ask("prompt-styles")
         },
+        scripts=_read_scripts(ask("script-info")) if with_scripts else {},
         has_comments="enable_prompt_comments" in client.options(),
     )
+
+
+def _read_scripts(listed: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {"txt2img": {}, "img2img": {}}
+    for each in listed:
+        if each.get("is_alwayson"):
+            of = found["img2img" if each.get("is_img2img") else "txt2img"]
+            # Of two scripts with one title the webui takes the first.
+            of.setdefault(str(each["name"]).lower(), len(each.get("args") or ()))
+    return found
 
 
 def check_allowed(client: WebuiClient, names: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ from runtime.files.http import Timeouts
 from runtime.files.policy import HostPolicy
 from runtime.files.sniff import SNIFF_BYTES, describe, identify_start
 from runtime.job.asked import Pictures, Request
+from runtime.job.rules.scripts import put
 from runtime.job.rules.sizes import (
     Size,
     check_init_pictures,
@@ -76,8 +77,9 @@ def prepare_pictures(
     is_upscaling = request.endpoint == UPSCALING
     if not wrong and is_upscaling:
         wrong += check_upscaling(request.payload, sizes["image"], limits)
-    elif not wrong:
-        wrong += check_init_pictures(request.payload, sizes, limits)
+    elif not wrong and request.endpoint == "img2img":
+        drawn_over = {where: sizes[where] for where in sizes if where not in request.places}
+        wrong += check_init_pictures(request.payload, drawn_over, limits)
     if wrong:
         first = f"{wrong[0].field}: {wrong[0].message}"
         raise JobError(code, first, fields=wrong)
@@ -87,8 +89,13 @@ def prepare_pictures(
             result=upscaled(request.payload, sizes["image"])[1],
             notes=note_upscaling(request.payload, sizes["image"]),
         )
-    mask = {key: found.pop(key) for key in ("mask",) if key in found}
-    return Pictures(payload={"init_images": list(found.values()), **mask})
+    payload: dict[str, Any] = {}
+    for where, place in request.places.items():
+        payload = put(payload or dict(request.payload), place, found.pop(where))
+    payload = {key: payload[key] for key in ("alwayson_scripts",) if key in payload}
+    if "mask" in found:
+        payload["mask"] = found.pop("mask")
+    return Pictures(payload={**payload, **({"init_images": list(found.values())} if found else {})})
 
 
 def decode(text: str) -> tuple[str, bytes]:

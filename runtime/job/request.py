@@ -31,7 +31,7 @@ from runtime.job.rules.prompts import (
     find_tags,
     without_comments,
 )
-from runtime.job.rules.scripts import fields_of_script
+from runtime.job.rules.scripts import Scripts, fields_of_script
 from runtime.job.rules.tasks import (
     OF_AN_UPSCALING,
     UPSCALING,
@@ -103,6 +103,7 @@ class _Parser:
         self._notes: list[str] = []
         self._unused: dict[str, Any] = {}
         self._endpoint: Endpoint = "txt2img"
+        self._scripts = Scripts(worker.extensions)
         self._sampler_field = "sampler_name"
         self._names = names
         self._limits = limits
@@ -131,15 +132,16 @@ class _Parser:
         ]
         loras = self._read_loras(given.get("loras", []))
         mentioned = self._check_prompts(given, overrides, loras)
-        payload = {**self._unused, **given}
-        payload = {key: item for key, item in payload.items() if key not in _NOT_THE_WEBUIS}
+        payload = {k: e for k, e in {**self._unused, **given}.items() if k not in _NOT_THE_WEBUIS}
         if given.get("previews"):
             overrides = {**PREVIEWS, **overrides}
         payload.update(override_settings=overrides, send_images=True, save_images=False)
+        payload.update(self._scripts.payload)
         return Request(
             endpoint=self._endpoint,
             payload=payload,
             pictures=pictures,
+            places=self._scripts.places,
             loras=loras,
             prompt_loras=mentioned,
             checkpoint=overrides.get("sd_model_checkpoint", self._checkpoints[0]),
@@ -159,9 +161,6 @@ class _Parser:
             endpoint=UPSCALING,
             payload={key: given[key] for key in given if key not in _NOT_THE_WEBUIS},
             pictures={"image": given.get("image", "")},
-            loras=(),
-            prompt_loras=(),
-            checkpoint="",
             images=1,
             output=OutputOptions(**{key: given[key] for key in _OUTPUT if key in given}),
             notes=self._notes,
@@ -171,9 +170,8 @@ class _Parser:
         """Out of the fields, into the request's own place for them."""
         self.errors += check_pictures_asked(given, self._endpoint)
         pictures = {f"init_images[{i}]": e for i, e in enumerate(given.get("init_images", ()))}
-        if mask := given.get("mask"):
-            pictures["mask"] = mask
-        return pictures
+        pictures |= {"mask": given["mask"]} if given.get("mask") else {}
+        return pictures | self._scripts.pictures
 
     def _wrong(self, field: str, message: str) -> None:
         self.errors.append(FieldError(field=field, message=message))
@@ -249,7 +247,10 @@ class _Parser:
         for name, script in given.get("alwayson_scripts", {}).items():
             where = f"alwayson_scripts.{cut(name)}."
             try:
-                stands_for = self._read(fields_of_script(name, script), BY_NAME, where, "")
+                if self._scripts.take(name, script, self._names.scripts.get(self._endpoint, {})):
+                    continue
+                fields = fields_of_script(name, script, self._scripts.titles)
+                stands_for = self._read(fields, BY_NAME, where, "")
             except ValueError as error:
                 self._wrong("alwayson_scripts", str(error))
                 continue

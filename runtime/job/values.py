@@ -46,7 +46,7 @@ def read_value(field: Field, item: object, limits: Mapping[str, int]) -> Any:
         raise ValueError(f"is not possible in a worker: {field.meaning}")
     value = _convert(field.kind, item)
     for text in value if field.kind in {"strings", "images"} else [value]:
-        _check_text(text)
+        check_text(text)
     if field.choices and value not in field.choices:
         hint = suggest(value, field.choices)
         raise ValueError(f"must be one of {', '.join(field.choices)}{hint}")
@@ -94,7 +94,7 @@ def _is_huge(item: object) -> bool:
     return isinstance(item, int) and abs(item) > 10**1000
 
 
-def _check_text(text: object) -> None:
+def check_text(text: object) -> None:
     """Half a surrogate pair breaks the SDK's answer and loses the job."""
     if isinstance(text, str):
         if "\x00" in text:

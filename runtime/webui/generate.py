@@ -68,9 +68,11 @@ def smaller_batch(payload: Mapping[str, Any]) -> dict[str, Any] | None:
     """The same pictures, with the same seeds, in smaller batches; None for a batch of one.
 
     The webui numbers seeds through all batches, so the largest divisor keeps every picture; but not where a
-    batch has a picture for each, nor where a mask's noise is made of the first batch's seeds.
+    batch has a picture for each, nor where a mask's noise is made of the first batch's seeds; and what a script
+    makes of batches is its own business.
     """
-    if len(payload.get("init_images", ())) > 1 or payload.get("inpainting_fill") == _NOISE:
+    is_noise = payload.get("inpainting_fill") == _NOISE
+    if len(payload.get("init_images", ())) > 1 or is_noise or payload.get("alwayson_scripts"):
         return None
     size, n_iter = payload.get("batch_size", 1), payload.get("n_iter", 1)
     for smaller in range(size - 1, 0, -1):

@@ -92,7 +92,7 @@ class Prompts(list[str]):
 def processing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Processing:
     monkeypatch.setenv("BAKERY_TIMELINE", str(tmp_path / "timeline"))
     module = Processing()
-    jobs._watch(module, Passes())
+    jobs._watch(module, Passes(), [])
     return module
 
 
@@ -179,7 +179,8 @@ def test_the_answer_says_whether_it_was_interrupted(processing: Processing) -> N
     def interrupt() -> None:
         processing.state.interrupted = True
 
-    assert draw(processing).info["bakery"] == {"loras": [], "interrupted": False}
+    told = draw(processing).info["bakery"]
+    assert told == {"loras": [], "scripts": [], "interrupted": False}
     assert draw(processing, during=interrupt).info["bakery"]["interrupted"]
     assert "bakery" not in json.loads(processing.Processed().js())
 

@@ -24,6 +24,7 @@ from runtime.webui import generate, keeper
 from runtime.webui.client import WebuiAnswerError, WebuiError, WebuiUnreachableError
 from runtime.webui.generate import Generator, smaller_batch
 from runtime.webui.keeper import Keeper
+from runtime.worker import Worker
 from tests.fake_webui import FakeWebui, out_of_memory
 from tests.samples import DEFAULT_LIMITS, make_worker
 
@@ -39,14 +40,14 @@ FAST = {"retry_wait_s": 0.01, "interrupt_timeout_s": 60.0}
 class Bench:
     """A handler on a fake webui, and what it did."""
 
-    def __init__(self, webui: FakeWebui, **settings: Any) -> None:
+    def __init__(self, webui: FakeWebui, *, worker: Worker | None = None, **settings: Any) -> None:
         self.webui = webui
         self.settings = Settings(**{**FAST, **settings})
         self.counters = Counters()
         self.keeper = Keeper(webui, self.settings, self.counters)  # type: ignore[arg-type]
         self.reports: list[Any] = []
         self.refreshed = 0
-        worker = make_worker()
+        worker = worker or make_worker()
         self.handler = Handler(
             settings=self.settings,
             worker=worker,
