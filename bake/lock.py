@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from bake.errors import ManifestError
 from bake.files import write_atomically
 from bake.manifest.model import Manifest
+from bake.manifest.roles import PICKLES, ROLES
 from runtime.worker import Role
 
 LOCK_FORMAT = 1
@@ -47,10 +48,10 @@ class Pin:
     __pydantic_config__: ClassVar[ConfigDict] = _AS_WRITTEN
 
     key: str
-    """The manifest's key: `checkpoint`, `checkpoints.name`, `vae`, `loras.name`."""
+    """The manifest's key: `checkpoint`, `checkpoints.name`, `vae`, `loras.name`, `upscalers.SwinIR/name`."""
     role: Role
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """The name that a request uses; also the file's stem in the image."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+ -]*$")]
+    """The name that a request uses; also the file's stem in the image, unless the webui wants it otherwise."""
     source: str
     """The manifest's own text."""
     file_name: str
@@ -78,6 +79,17 @@ class Pin:
     def suffix(self) -> str:
         """The suffix of the file in the image, in lower case."""
         return Path(self.file_name).suffix.lower()
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Where it lies in the image, from its role's folder on."""
+        named = self.key.partition(".")[2] if ROLES[self.role].is_small else self.name
+        return ROLES[self.role].place(named, self.suffix)
+
+    @property
+    def is_stored_always(self) -> bool:
+        """Whether it goes through the store even where that is not wanted: a small pickle, to be looked through."""
+        return ROLES[self.role].is_small and self.suffix in PICKLES
 
 
 @dataclass(frozen=True, kw_only=True)

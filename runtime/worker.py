@@ -21,7 +21,10 @@ WEIGHTS_MTIME = 1704067200
 """Seconds since the epoch (2024-01-01) that every baked file bears; the webui's hash cache compares it."""
 
 Device = Literal["cuda", "cpu"]
-Role = Literal["checkpoint", "vae", "lora", "config"]
+Role = Literal[
+    "checkpoint", "vae", "lora", "config",
+    "upscaler", "face_restorer", "embedding", "hypernetwork", "vae_approx",
+]  # fmt: skip
 """A config lies beside its checkpoint under the same name (`.yaml`), where the webui looks for it."""
 
 
@@ -46,6 +49,9 @@ class Webui:
     checkpoint_dir: str = ""
     vae_dir: str = ""
     lora_dir: str = ""
+    models_dir: str = ""
+    """Of upscalers, face restorers, hypernetworks and previews, each in a folder of its kind; empty: a base that has none."""
+    embedding_dir: str = ""
     config_file: str = ""
     harvest_paths: Sequence[str] = ()
     """Files and folders that a warm-up fills and a later start can use."""
@@ -57,7 +63,7 @@ class Weights:
 
     role: Role
     name: str
-    """The name that a request uses for it; also the file's stem in the image."""
+    """The name that a request uses for it; mostly the file's stem in the image as well."""
     path: str
     sha256: str
     size_bytes: int

@@ -8,7 +8,7 @@ mapping is checked by itself, so that all of them that are wrong are named in on
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from bake.errors import did_you_mean
 from bake.manifest.deploy import Deploy
 from bake.manifest.gpus import gpu_names
+from bake.manifest.roles import NAMED, ROLES, request_name
 from runtime.job.fields import LIMITS
 from runtime.worker import Role
 
@@ -26,7 +27,6 @@ Family = Literal["sd1", "sd2", "sdxl", "demo"]
 FAMILIES: tuple[str, ...] = get_args(Family)
 
 _NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
-_WEIGHTS_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 _IMAGE = re.compile(
     r"^(?:[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::\d+)?/)?"
     r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
@@ -68,14 +68,13 @@ def _refuse_reserved(arg: str) -> str:
     return arg
 
 
-def _plain_name(name: str) -> str:
-    if not _WEIGHTS_NAME.match(name):
-        raise PydanticCustomError(
-            OWN_WORDS,
-            "the name {name} may hold letters, digits, dots, dashes and underscores only",
-            {"name": name},
-        )
-    return name
+def _name_of(role: Role) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if problem := ROLES[role].check_name(name):
+            raise PydanticCustomError(OWN_WORDS, "{problem}", {"problem": problem})
+        return name
+
+    return check
 
 
 def _known_limit(name: str) -> str:
@@ -98,7 +97,14 @@ def _positive(value: int) -> int:
 
 OWN_WORDS = "own_words"
 """The type of our own validators' errors, whose text is for people as it is."""
-_Named = dict[Annotated[str, AfterValidator(_plain_name)], Source]
+_Checkpoints = dict[Annotated[str, AfterValidator(_name_of("checkpoint"))], Source]
+_Loras = dict[Annotated[str, AfterValidator(_name_of("lora"))], Source]
+_Configs = dict[Annotated[str, AfterValidator(_name_of("config"))], Config]
+_Upscalers = dict[Annotated[str, AfterValidator(_name_of("upscaler"))], Source]
+_FaceRestorers = dict[Annotated[str, AfterValidator(_name_of("face_restorer"))], Source]
+_Embeddings = dict[Annotated[str, AfterValidator(_name_of("embedding"))], Source]
+_Hypernetworks = dict[Annotated[str, AfterValidator(_name_of("hypernetwork"))], Source]
+_VaeApprox = dict[Annotated[str, AfterValidator(_name_of("vae_approx"))], Source]
 _Limits = dict[
     Annotated[str, AfterValidator(_known_limit)], Annotated[int, AfterValidator(_positive)]
 ]
@@ -160,17 +166,34 @@ class Manifest(BaseModel):
         None, description="a card of bake/manifest/gpus.json, such as rtx-6000-ada"
     )
     checkpoint: Source
-    checkpoints: _Named = Field(
+    checkpoints: _Checkpoints = Field(
         default_factory=dict,
         description="further checkpoints that a request may choose: name to source",
     )
     vae: Source | None = None
     config: Config | None = None
-    configs: dict[Annotated[str, AfterValidator(_plain_name)], Config] = Field(
+    configs: _Configs = Field(
         default_factory=dict,
         description="the same for further checkpoints: the checkpoint's name to its config",
     )
-    loras: _Named = Field(default_factory=dict, description="name to source")
+    loras: _Loras = Field(default_factory=dict, description="name to source")
+    upscalers: _Upscalers = Field(
+        default_factory=dict,
+        description="name to source, such as 4x-UltraSharp: hf://owner/repo@revision/4x-UltraSharp.pth",
+    )
+    face_restorers: _FaceRestorers = Field(
+        default_factory=dict,
+        description="CodeFormer and GFPGAN, with detection_Resnet50_Final and parsing_parsenet: name to source",
+    )
+    embeddings: _Embeddings = Field(
+        default_factory=dict,
+        description="name to source, such as EasyNegative: file:EasyNegative.safetensors",
+    )
+    hypernetworks: _Hypernetworks = Field(default_factory=dict, description="name to source")
+    vae_approx: _VaeApprox = Field(
+        default_factory=dict,
+        description="what previews are decoded with: " + ", ".join(ROLES["vae_approx"].files),
+    )
     allow_pickle: bool = Field(
         False, description="true to accept .ckpt and .pt files, which can run code"
     )
@@ -225,23 +248,16 @@ class Manifest(BaseModel):
     def sources(self) -> list[SourceEntry]:
         """Every weights source of the manifest, in the order of the image: checkpoint first."""
         entries = [self._entry("checkpoint", "checkpoint", None, self.checkpoint)]
-        entries += [
-            self._entry(f"checkpoints.{name}", "checkpoint", name, source)
-            for name, source in self.checkpoints.items()
-        ]
-        if self.vae is not None:
-            entries.append(self._entry("vae", "vae", None, self.vae))
-        entries += [
-            self._entry(f"loras.{name}", "lora", name, source)
-            for name, source in self.loras.items()
-        ]
-        # Named after their checkpoint's file, which only its pin knows for the first.
-        if self.config is not None:
-            entries.append(self._entry("config", "config", None, self.config))
-        entries += [
-            self._entry(f"configs.{name}", "config", name, source)
-            for name, source in self.configs.items()
-        ]
+        for role in NAMED:
+            # Configs are named after their checkpoint's file, which only its pin knows for the first.
+            if role.role == "config" and self.config is not None:
+                entries.append(self._entry("config", "config", None, self.config))
+            entries += [
+                self._entry(f"{role.key}.{name}", role.role, request_name(name), source)
+                for name, source in getattr(self, role.key).items()
+            ]
+            if role.role == "checkpoint" and self.vae is not None:
+                entries.append(self._entry("vae", "vae", None, self.vae))
         return entries
 
     def _entry(self, key: str, role: Role, name: str | None, source: str) -> SourceEntry:

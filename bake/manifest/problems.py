@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from bake.errors import did_you_mean
 from bake.manifest.model import FAMILIES, OWN_WORDS, SOURCE_FORM, Manifest
+from bake.manifest.roles import NAMED
 from bake.manifest.yaml import Document, KeyPath
 from bake.secrets import REMEDY, find_secret
 from bake.weights.sources import SourceFormError, parse_source
@@ -40,6 +41,7 @@ def find_problems(document: Document, errors: Sequence[ErrorDetails] = ()) -> li
     ]
     found += [_of_pydantic(each, document) for each in errors]
     found += [*_of_base(document), *_of_build_arguments(document), *_of_sources(document)]
+    found += _of_what_belongs_together(document)
     return sorted(found)
 
 
@@ -80,10 +82,10 @@ def _of_build_arguments(document: Document) -> Iterator[Problem]:
 def _of_sources(document: Document) -> Iterator[Problem]:
     """Every source text that has the right type is also parsed, so that its form is checked at once."""
     paths: list[KeyPath] = [("checkpoint",), ("vae",), ("config",)]
-    for group in ("checkpoints", "loras", "configs"):
-        entries = document.data.get(group)
+    for role in NAMED:
+        entries = document.data.get(role.key)
         if isinstance(entries, dict):
-            paths += [(group, name) for name in entries]
+            paths += [(role.key, name) for name in entries]
     for path in paths:
         text: Any = document.data
         for part in path:
@@ -102,6 +104,18 @@ def _of_sources(document: Document) -> Iterator[Problem]:
     for path in paths:
         if path[0] == "configs" and path[1] not in known:
             yield _at(document, path, "names no checkpoint of `checkpoints`")
+
+
+def _of_what_belongs_together(document: Document) -> Iterator[Problem]:
+    for role in NAMED:
+        given = document.data.get(role.key)
+        if not isinstance(given, dict) or not (given and role.needed):
+            continue
+        if lacking := [each for each in role.needed if each not in given]:
+            yield _at(document, (role.key,), f"nothing of it works without {' and '.join(lacking)}")
+        if not given.keys() - role.needed:
+            useful = [each for each in role.files if each not in role.needed]
+            yield _at(document, (role.key,), f"give {' or '.join(useful)} as well, or none of it")
 
 
 def _of_pydantic(error: ErrorDetails, document: Document) -> Problem:

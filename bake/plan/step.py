@@ -62,7 +62,9 @@ class Situation:
     @property
     def streamed(self) -> tuple[str, ...]:
         """Keys of the pins that go from their source to the registry."""
-        return () if self.options.store else tuple(pin.key for pin in self.missing_pins)
+        if self.options.store:
+            return ()
+        return tuple(pin.key for pin in self.missing_pins if not pin.is_stored_always)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +137,8 @@ def pinned_weights(lock: Lock) -> Document:
 
 
 def placed_weights(lock: Lock) -> Document:
-    """With their names in the image, which the webui's caches and requests know them by."""
-    return {f"weights {pin.key}": f"{pin.name}{pin.suffix} {pin.sha256}" for pin in lock.pins}
+    """With their places in the image, which the webui's caches and requests know them by."""
+    return {f"weights {pin.key}": f"{pin.place} {pin.sha256}" for pin in lock.pins}
 
 
 def total_bytes(pins: Sequence[Pin]) -> int | None:

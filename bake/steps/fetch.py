@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bake.lock import Pin
 from bake.plan.state import Document
 from bake.plan.step import (
     Earlier,
@@ -27,20 +28,25 @@ def _document(situation: Situation, _earlier: Earlier) -> Document:
 
 def _decide(name: StepName, document: Document, situation: Situation, _earlier: Earlier) -> Step:
     """The store is asked, not a record: another manifest may have brought or removed a file."""
-    missing = situation.missing_pins
-    if not missing:
+    if not situation.missing_pins:
         return Step(name=name, document=document, runs=False, why="the store holds every file")
-    names = ", ".join(pin.key for pin in missing)
-    if situation.streamed:
-        why = f"the store is not wanted; it lacks {names}"
-        return Step(name=name, document=document, runs=False, why=why)
+    missing = [pin for pin in situation.missing_pins if pin.key not in situation.streamed]
+    why = f"the store lacks {_names(missing)}"
+    if not missing:
+        why = f"the store is not wanted; it lacks {_names(situation.missing_pins)}"
+    elif situation.streamed:
+        why += ", small pickles that are looked through before they are baked"
     return Step(
         name=name,
         document=document,
-        runs=True,
-        why=f"the store lacks {names}",
-        size_bytes=total_bytes(missing),
+        runs=bool(missing),
+        why=why,
+        size_bytes=total_bytes(missing) if missing else None,
     )
+
+
+def _names(pins: Sequence[Pin]) -> str:
+    return ", ".join(pin.key for pin in pins)
 
 
 FETCH = StepKind(name="fetch", document=_document, decide=_decide)
@@ -52,6 +58,8 @@ def fetch_weights(run: Run) -> None:
 
     def fetch() -> Mapping[str, Any]:
         for pin in run.lock.pins:
+            if pin.key in run.plan.streamed:
+                continue
             fetch_pin(
                 pin,
                 store=context.store,

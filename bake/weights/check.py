@@ -18,16 +18,17 @@ from bake.console import format_bytes
 from bake.errors import SourceError
 from bake.lock import Pin
 from bake.manifest.model import Manifest, config_key
+from bake.manifest.roles import PICKLES, ROLES, SAFETENSORS
 from bake.manifest.yaml import YamlError, parse_yaml
 from bake.weights.kinds import Recognised, recognise
 from bake.weights.store import Store
 from runtime.files.errors import WeightsError
 from runtime.files.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
 from runtime.files.sniff import SNIFF_BYTES, identify_start
+from runtime.worker import Role
 
 _MAX_CONFIG_BYTES = 100_000
 _OWN_TARGETS = ("ldm.", "sgm.", "modules.", "torch.nn.")
-_PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 _HINTS = {
     "page": "the download needs a token, or the site was in maintenance: "
     "bake store verify, then bake fetch MANIFEST again",
@@ -86,19 +87,25 @@ def check_weights(facts: Facts, manifest: Manifest, pin: Pin) -> list[str]:
     """
     where = f"{pin.key} ({pin.file_name})"
     if facts.recognised is None:
-        _check_pickle(manifest, pin, where)
+        if not manifest.allow_pickle:
+            raise _pickle_error(where, pin.role)
+        if pin.suffix not in PICKLES:
+            what = f"its name ends in {pin.suffix or 'nothing'}, but its content is a pickle"
+            raise SourceError(what, where=where)
+        _check_suffix(pin.file_name, pin.role, where)
         return [f"{where}: a pickle can run code when it is loaded; allow_pickle accepts that"]
-    if pin.suffix != ".safetensors":
+    if pin.suffix != SAFETENSORS:
         raise SourceError(
             f"its name ends in {pin.suffix or 'nothing'}, its content is safetensors: "
             "the webui would load it as something else",
             where=where,
             hint="choose a source whose name ends in .safetensors",
         )
+    _check_suffix(pin.file_name, pin.role, where)
     found = facts.recognised
     if found.role != pin.role:
         raise SourceError(
-            f"the file is {_a(found.kind)}, not a {pin.role}",
+            f"the file is {_a(found.kind)}, not {_a(_words(pin.role))}",
             where=where,
             hint="put it under the right key, or choose another file",
         )
@@ -201,22 +208,34 @@ def _check_one_model(checkpoints: Sequence[tuple[Pin, Recognised]], *, given: se
 _PARTS = {"unet": "UNet", "text": "text encoder", "vae": "VAE"}
 
 
-def check_name(file_name: str, *, allow_pickle: bool, where: str) -> None:
+def check_name(file_name: str, role: Role, *, allow_pickle: bool, where: str) -> None:
     """Holds a file's name against the manifest, before its bytes are there.
 
     Raises:
-        SourceError: it is a pickle's and none is allowed, or no name of weights.
+        SourceError: it is a pickle's and none is allowed, no name of weights, or the webui does not look at such
+            names for this role.
     """
-    suffix = PurePosixPath(file_name).suffix.lower()
-    if suffix in _PICKLE_SUFFIXES:
-        if not allow_pickle:
-            raise _pickle_error(where)
-    elif suffix != ".safetensors":
+    suffix = _check_suffix(file_name, role, where)
+    if suffix in PICKLES and not allow_pickle:
+        raise _pickle_error(where, role)
+
+
+def _check_suffix(file_name: str, role: Role, where: str) -> str:
+    suffix, read = PurePosixPath(file_name).suffix.lower(), ROLES[role].suffixes
+    wanted = SAFETENSORS if SAFETENSORS in read else " or ".join(read)
+    if suffix not in (SAFETENSORS, *PICKLES):
         raise SourceError(
             f"{file_name} is no file of weights: its name ends in {suffix or 'nothing'}",
             where=where,
-            hint="choose a file whose name ends in .safetensors",
+            hint=f"choose a file whose name ends in {wanted}",
         )
+    if suffix not in read:
+        raise SourceError(
+            f"the webui reads {_a(_words(role))} from {' or '.join(read)} only, not from {suffix}",
+            where=where,
+            hint=f"choose a file whose name ends in {wanted}",
+        )
+    return suffix
 
 
 def check_stored(path: Path, manifest: Manifest, pin: Pin) -> list[str]:
@@ -294,21 +313,17 @@ def _targets(value: object) -> Iterator[str]:
             yield from _targets(each)
 
 
-def _check_pickle(manifest: Manifest, pin: Pin, where: str) -> None:
-    if not manifest.allow_pickle:
-        raise _pickle_error(where)
-    if pin.suffix not in _PICKLE_SUFFIXES:
-        raise SourceError(
-            f"its name ends in {pin.suffix or 'nothing'}, but its content is a pickle", where=where
-        )
-
-
-def _pickle_error(where: str) -> SourceError:
+def _pickle_error(where: str, role: Role) -> SourceError:
+    hint = "set allow_pickle: true if you trust its author"
+    if SAFETENSORS in ROLES[role].suffixes:
+        hint = f"choose a .safetensors file, or {hint}"
     return SourceError(
-        "this is a pickle, which can run any code when it is loaded",
-        where=where,
-        hint="choose a .safetensors file, or set allow_pickle: true if you trust its author",
+        "this is a pickle, which can run any code when it is loaded", where=where, hint=hint
     )
+
+
+def _words(role: Role) -> str:
+    return role.replace("_", " ")
 
 
 _SAYS_V = re.compile(r"v[-_ ]?pred", re.IGNORECASE)
@@ -330,7 +345,7 @@ def _warnings(found: Recognised, manifest: Manifest, pin: Pin, where: str) -> li
             f"{where}: its name says that it predicts v, its tensors do not: if it draws noise, write "
             f"{config_key(pin.key)}: builtin:{manifest.family}-v-prediction"
         )
-    if found.family is None and found.role in ("checkpoint", "lora"):
+    if found.family is None and found.role in ("checkpoint", "lora", "embedding"):
         warnings.append(f"{where}: the tensors do not tell whether it is for {manifest.family}")
     if found.kind.startswith(("inpainting", "image-editing")):
         warnings.append(f"{where}: an {found.kind} draws badly from text alone")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
+from runtime.files.embedding_kinds import recognise_embedding
 from runtime.files.lora_kinds import recognise_lora
 from runtime.files.safetensors import Header, Tensor
 
@@ -99,11 +100,16 @@ def recognise(header: Header) -> Recognised:
     """Recognises a checked header; `role` is `unknown` where nothing fits."""
     names = header.tensors
     lora = recognise_lora(names, header.metadata)
+    embedding = None if lora else recognise_embedding(names)
     identity: _Identity = ("lora", lora.family, lora.kind) if lora else _identify(names)
+    if embedding:
+        identity = ("embedding", embedding.family, "embedding")
     role, family, kind = identity
     problem = next(_vae_faults(names), "") if role == "vae" else ""
     if problem:
         problem = f"the VAE {problem}, so that the webui cannot load it; {_OTHER_VAE}"
+    if embedding and embedding.problem:
+        problem = f"the webui cannot use it: {embedding.problem}"
     packed = next((name for name in names if name.endswith(_PACKED)), "scaled_fp8")
     if role == "checkpoint" and packed in names:
         problem = (
@@ -151,8 +157,6 @@ _OTHERS: tuple[tuple[Callable[[Collection[str]], bool], _Identity], ...] = (
         ("checkpoint", "demo", "checkpoint"),
     ),
     (lambda names: any(name.endswith(_VAE_INPUTS) for name in names), ("vae", None, "VAE")),
-    (lambda names: "clip_g" in names, ("embedding", "sdxl", "embedding")),
-    (lambda names: "emb_params" in names, ("embedding", None, "embedding")),
     (
         lambda names: any(name.startswith("control_model.") for name in names),
         ("unknown", None, "a ControlNet"),

@@ -10,6 +10,7 @@ from bake.console import Console
 from bake.errors import ManifestError, SourceError
 from bake.lock import Lock, Pin
 from bake.manifest.model import Manifest, SourceEntry, config_key
+from bake.manifest.roles import ROLES
 from bake.settings import Settings
 from bake.weights.check import Facts, check_name, check_stored, check_together, check_weights
 from bake.weights.context import Context, Found, bake_errors, today
@@ -129,7 +130,7 @@ def _refuse_mismatch(found: Found, entry: SourceEntry, manifest: Manifest) -> No
     where = _shown(entry)
     if found.role is not None and found.role != entry.role:
         raise SourceError(f"the source is a {found.role}, not a {entry.role}", where=where)
-    check_name(found.file_name, allow_pickle=manifest.allow_pickle, where=where)
+    check_name(found.file_name, entry.role, allow_pickle=manifest.allow_pickle, where=where)
     _refuse_family(found.families, found.base_model, entry, manifest.family)
 
 
@@ -196,5 +197,5 @@ def _refuse_same_names(manifest: Manifest, pins: list[Pin]) -> None:
             raise ManifestError(
                 f"{other.key} and {pin.key} would both be named {pin.name} in the image",
                 where=str(manifest.path),
-                hint=f"give one of them another name under {pin.key.split('.', 1)[0]}s",
+                hint=f"give one of them another name under {ROLES[pin.role].key}",
             )

@@ -58,7 +58,7 @@ def find_keys(manifest: Manifest, name: str | None) -> list[str]:
     keys = [entry.key for entry in manifest.sources()]
     if name is None:
         return keys
-    found = [key for key in keys if name in (key, key.rsplit(".", 1)[-1])]
+    found = [key for key in keys if name in (key, key.partition(".")[2])]
     exact = [key for key in found if key == name]
     if len(exact or found) != 1:
         what = "names two keys" if found else "names no source of the manifest"

@@ -25,6 +25,8 @@ _TEXT = {
     "path.lora": "lora_dir",
     "path.config": "config_file",
 }
+_OPTIONAL = {"path.models": "models_dir", "path.embedding": "embedding_dir"}
+"""Labels that older bases have not: what needs one is refused by name (`bake.steps.worker`)."""
 _LISTS = {
     "webui.args": "args",
     "webui.args.cuda": "args_cuda",
@@ -53,6 +55,8 @@ def read_contract(labels: Mapping[str, str], *, where: str) -> Webui:
         if not text:
             wrong.append(f"{LABEL_PREFIX}{label} is missing")
         values[key] = text
+    for label, key in _OPTIONAL.items():
+        values[key] = labels.get(LABEL_PREFIX + label, "")
     for label, key in _LISTS.items():
         try:
             items = json.loads(labels.get(LABEL_PREFIX + label, "[]"))
