@@ -57,7 +57,7 @@ def field_table(section: str) -> str:
 
 def _row(field: Field) -> str:
     default = "" if field.default is None else f"`{json.dumps(field.default)}`"
-    kind = {"strings": "list of strings", "loras": "list"}
+    kind = {"strings": "list of strings", "entries": "list"}
     kind.update(name="string", identifier="string", image="picture", images="list of pictures")
     return (
         f"| `{field.name}` | {kind.get(field.kind, field.kind)} | {default} |"

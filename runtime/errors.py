@@ -16,6 +16,8 @@ CODES = {
     "lora_refused": (False, "a LoRA's address, file or hash is not acceptable"),
     "lora_unavailable": (True, "a LoRA could not be fetched now"),
     "lora_not_applied": (False, "the webui drew without a LoRA that was asked for"),
+    "embedding_refused": (False, "an embedding's address, file or hash is not acceptable"),
+    "embedding_unavailable": (True, "an embedding could not be fetched now"),
     "picture_unavailable": (True, "a picture that goes in could not be fetched now"),
     "not_honoured": (False, "the webui ignored a part of the request"),
     "out_of_memory": (False, "the picture does not fit the device's memory"),

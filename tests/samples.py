@@ -55,6 +55,7 @@ def make_worker(**changes: Any) -> Worker:
         script="/webui/launch.py",
         port=3000,
         lora_dir="/webui/lora",
+        embedding_dir="/webui/embedding",
     )
     values: dict[str, Any] = {
         "name": "sample",
@@ -66,6 +67,9 @@ def make_worker(**changes: Any) -> Worker:
             make_weights("vae", "soft", digit="c"),
             make_weights("lora", "detail", digit="d"),
             make_weights("lora", "blue-pencil", digit="e"),
+            make_weights("face_restorer", "CodeFormer", digit="1"),
+            make_weights("embedding", "EasyNegative", digit="2"),
+            make_weights("hypernetwork", "style", digit="3"),
         ),
         "lock_sha256": "f" * 64,
     }

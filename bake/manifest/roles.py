@@ -50,10 +50,10 @@ class WeightsRole:
         if self.is_closed:
             return f"the name {name} is none that the webui looks for: {', '.join(self.files)}"
         before, slash, plain = name.rpartition("/")
-        if slash and before not in self.below:
-            known = f"one of {', '.join(self.below)}" if self.below else "none here"
-            return f"the name {name} may have a folder before its slash: {known}"
-        if not _NAME.fullmatch(plain):
+        if slash and self.below and before not in self.below:
+            known = ", ".join(self.below)
+            return f"the name {name} may have a folder before its slash: one of {known}"
+        if not _NAME.fullmatch(plain if self.below else name):
             return f"the name {name} may hold letters, digits, dots, dashes and underscores only"
         return ""
 

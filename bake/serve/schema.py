@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.job.fields import FIELDS, LIMITS, LORA_FIELDS, OVERRIDES, Field
+from runtime.job.fields import EMBEDDING_FIELDS, FIELDS, LIMITS, LORA_FIELDS, OVERRIDES, Field
 
 _TYPES: dict[str, dict[str, Any]] = {
     "integer": {"type": "integer"},
@@ -16,7 +16,7 @@ _TYPES: dict[str, dict[str, Any]] = {
     "strings": {"type": "array", "items": {"type": "string"}},
     "object": {"type": "object"},
     "list": {"type": "array"},
-    "loras": {"type": "array"},
+    "entries": {"type": "array"},
     "image": {"type": "string"},
     "images": {"type": "array", "items": {"type": "string"}},
 }
@@ -31,13 +31,14 @@ def make_schema() -> dict[str, Any]:
     properties["override_settings"]["properties"] = {
         name: _property(field) for name, field in OVERRIDES.items()
     }
-    lora: dict[str, Any] = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["name"],
-        "properties": {field.name: _property(field) for field in LORA_FIELDS},
-    }
-    properties["loras"]["items"] = {"anyOf": [{"type": "string"}, lora]}
+    for name, fields in (("loras", LORA_FIELDS), ("embeddings", EMBEDDING_FIELDS)):
+        entry: dict[str, Any] = {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["name"],
+            "properties": {field.name: _property(field) for field in fields},
+        }
+        properties[name]["items"] = {"anyOf": [{"type": "string"}, entry]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A job's input",
@@ -61,7 +62,7 @@ def _property(field: Field) -> dict[str, Any]:
     maximum = LIMITS[field.limit][0] if field.limit else field.maximum
     if field.form is not None:
         made["pattern"] = f"^({field.form[0]})$"
-    longest = {"string": "maxLength", "loras": "maxItems", "images": "maxItems"}.get(
+    longest = {"string": "maxLength", "entries": "maxItems", "images": "maxItems"}.get(
         field.kind, "maximum"
     )
     for key, value in (

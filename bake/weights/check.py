@@ -360,4 +360,4 @@ def _warnings(found: Recognised, manifest: Manifest, pin: Pin, where: str) -> li
 def _a(kind: str) -> str:
     if kind.startswith(("a ", "an ")):
         return kind
-    return f"an {kind}" if kind[0].lower() in "aeio" else f"a {kind}"
+    return f"an {kind}" if kind.lower().startswith((*"aeio", "up")) else f"a {kind}"

@@ -11,12 +11,17 @@ What a job of webui v1.9.3 leaves behind for the next one, and what is done abou
 - A picture's encoder draws from torch's own generator, which holds what the last job left of its seed: one
   request draws another picture each time. Here it begins with the job's seed.
 - The upscaling script keeps pictures, under a key that lacks their size. Here they are forgotten.
+- Conditionings do not know which embeddings there were. Here they are part of the key.
+- `disable_extra_networks` leaves the last job's hypernetworks on, too; and the webui knows a loaded one by the name that
+  its trainer gave it, so that it may be taken for another file. Here it has its file's name.
+- GFPGAN takes its noise from torch's own generator. Here it begins anew for each picture.
 - A noise schedule that a setting rescaled becomes the next checkpoint's own, if that file has none. Here a
   checkpoint is loaded over the schedule of its own.
 
 - Where a script fails, the webui draws on without it, with a line in its log only. Here the answer says so.
 
-The answer's `info` gets `"bakery": {"loras": […], "scripts": […], "interrupted": …}` (see `runtime.boot.applied`).
+The answer's `info` gets `"bakery": {"loras": […], "scripts": […], "embeddings": […], "hypernetworks": […],
+"interrupted": …}` (see `runtime.boot.applied`): of embeddings and hypernetworks the names that the webui could load.
 A script may draw again while a job runs (ADetailer does): that belongs to the job.
 """
 
@@ -32,6 +37,8 @@ from runtime.boot import applied, timeline
 from runtime.boot.applied import Passes
 from runtime.boot.hooks import after_import
 
+_HYPERNETWORKS: dict[str, None] = {}
+"""Names of those that the running job could load."""
 EVENT = "jobs"
 """In the timeline: jobs are watched."""
 _Infotext = dict[str, Any]
@@ -51,6 +58,8 @@ def install() -> None:
     after_import("modules.sd_models", _keep_schedule, trick=EVENT)
     for name in ("modules.postprocessing", "demo.webui.postprocessing"):
         after_import(name, _forget_pictures, trick=EVENT)
+    after_import("modules.hypernetworks.hypernetwork", _name_by_file, trick=EVENT)
+    after_import("modules.gfpgan_model", _seed_restorer, trick=EVENT)
 
 
 def _watch(processing: Any, passes: Passes, failures: list[dict[str, Any]]) -> None:
@@ -65,6 +74,7 @@ def _watch(processing: Any, passes: Passes, failures: list[dict[str, Any]]) -> N
         running.append(p)
         passes.begin()
         failures.clear()
+        _HYPERNETWORKS.clear()
         try:
             _begin(processing, p)
             result = draw(p)
@@ -72,8 +82,13 @@ def _watch(processing: Any, passes: Passes, failures: list[dict[str, Any]]) -> N
             running.clear()
         state = processing.state
         was_interrupted = bool(state.interrupted or state.skipped)
-        said = {"loras": passes.end(), "scripts": list(failures), "interrupted": was_interrupted}
-        result.bakery = said
+        result.bakery = {
+            "loras": passes.end(),
+            "scripts": list(failures),
+            "embeddings": [each.name for each in _embeddings(processing)],
+            "hypernetworks": list(_HYPERNETWORKS),
+            "interrupted": was_interrupted,
+        }
         return result
 
     def get_conds_with_caching(
@@ -81,7 +96,7 @@ def _watch(processing: Any, passes: Passes, failures: list[dict[str, Any]]) -> N
     ) -> Any:
         return _make_once(
             caches,
-            _shape(self, required_prompts),
+            (*_shape(self, required_prompts), _embeddings(processing)),
             lambda usable: make_conds(self, function, required_prompts, steps, usable, *rest),
             processing.model_hijack.extra_generation_params,
         )
@@ -135,8 +150,17 @@ def _begin(processing: Any, p: Any) -> None:
     for key in p.override_settings:
         if key not in opts.data and (option := opts.data_labels.get(key)) is not None:
             opts.data[key] = option.default
-    if p.disable_extra_networks and (networks := _networks()) is not None:
-        networks.load_networks([])
+    if p.disable_extra_networks:
+        if (networks := _networks()) is not None:
+            networks.load_networks([])
+        if loaded := getattr(getattr(processing, "shared", None), "loaded_hypernetworks", None):
+            loaded.clear()
+
+
+def _embeddings(processing: Any) -> list[Any]:
+    """Those that prompts may say. A new look at the files makes new ones, so they equal no earlier list."""
+    database = getattr(processing.model_hijack, "embedding_db", None)
+    return list(database.word_embeddings.values()) if database else []
 
 
 def _networks() -> Any:
@@ -185,6 +209,35 @@ def _join(outer: _Infotext, own: _Infotext) -> _Infotext:
             new, old = own[key], outer[key]
             joined[key] = old if old == new or old.startswith(f"{new}, ") else f"{new}, {old}"
     return joined
+
+
+def _name_by_file(hypernetwork: Any) -> None:
+    load_one, load_all = hypernetwork.load_hypernetwork, hypernetwork.load_hypernetworks
+
+    def load_hypernetwork(name: str) -> Any:
+        if (loaded := load_one(name)) is not None:
+            loaded.name = name
+        return loaded
+
+    def load_hypernetworks(names: Sequence[str], multipliers: Any = None) -> None:
+        load_all(names, multipliers)
+        there = {each.name for each in hypernetwork.shared.loaded_hypernetworks}
+        _HYPERNETWORKS.update(dict.fromkeys(name for name in names if name in there))
+
+    hypernetwork.load_hypernetwork = load_hypernetwork
+    hypernetwork.load_hypernetworks = load_hypernetworks
+
+
+def _seed_restorer(gfpgan_model: Any) -> None:
+    kind, torch = gfpgan_model.FaceRestorerGFPGAN, gfpgan_model.torch
+    upstream = kind.restore
+
+    def restore(self: Any, np_image: Any) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return upstream(self, np_image)
+
+    kind.restore = restore
 
 
 def _forget_pictures(postprocessing: Any) -> None:

@@ -37,7 +37,7 @@ def recognise_embedding(tensors: Mapping[str, Tensor]) -> EmbeddingFacts | None:
         return EmbeddingFacts(family=None, problem=others) if _NAME in tensors else None
     ((name, tensor),) = tensors.items()
     family = _WIDTHS.get(tensor.shape[-1]) if len(tensor.shape) in {1, 2} else None
-    if family is None and name != _NAME:
+    if name != _NAME and (family is None or "." in name):
         return None
     return EmbeddingFacts(family=family, problem=_problem(tensor))
 

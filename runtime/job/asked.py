@@ -6,27 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.job.rules.models import FileRequest, LoraRequest
 from runtime.job.rules.scripts import Place
 from runtime.job.rules.sizes import Size
 from runtime.job.rules.tasks import Endpoint
-
-AUTOV3_CHARS = 12
-"""Of CivitAI's AutoV3: SHA-256 without the file's header; a `hash` so long is held against the file itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraRequest:
-    """One entry of `loras`. Baked if neither `url` nor `civitai` is given."""
-
-    name: str
-    scale: float = 1.0
-    url: str | None = None
-    civitai: str | None = None
-    sha256_prefix: str | None = None
-
-    @property
-    def is_baked(self) -> bool:
-        return self.url is None and self.civitai is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +48,9 @@ class Request:
     loras: Sequence[LoraRequest] = ()
     prompt_loras: Sequence[str] = ()
     """Names that the prompts themselves mention, all of them baked."""
+    prompt_hypernetworks: Sequence[str] = ()
+    embeddings: Sequence[FileRequest] = ()
+    """Those of the field `embeddings`, each of which a prompt says."""
     checkpoint: str = ""
     """The name of the baked checkpoint that draws; empty for an upscaling."""
     images: int

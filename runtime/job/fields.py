@@ -24,7 +24,7 @@ Kind = Literal[
     "strings",
     "object",
     "list",
-    "loras",
+    "entries",
     "image",
     "images",
 ]
@@ -39,6 +39,7 @@ LIMITS = {
     "images": (16, "batch_size x n_iter"),
     "prompt_chars": (10000, "characters of each prompt"),
     "loras": (8, "LoRAs of one request"),
+    "embeddings": (8, "entries of `embeddings`"),
     "input_pixels": (4096 * 4096, "pixels of one picture that goes in"),
     "upscaled_pixels": (4096 * 4096, "pixels of a picture after upscaling"),
 }
@@ -199,8 +200,11 @@ FIELDS: tuple[Field, ...] = (
 
     _field("checkpoint", "name", "model", "a baked checkpoint; the image's first if left out", **_OR_NULL),
     _field("clip_skip", "integer", "model", "CLIP_stop_at_last_layers", minimum=0, maximum=12, **_OR_NULL),
-    _field("loras", "loras", "model", "LoRAs to apply: baked ones by `name`, others by `url` or `civitai`",
+    _field("loras", "entries", "model", "LoRAs to apply: baked ones by `name`, others by `url` or `civitai`",
            limit="loras", **_OR_NULL),
+    _field("embeddings", "entries", "model",
+           "embeddings that prompts say by their `name`: from an address by `url` or `civitai`, for this job; baked ones need no entry",
+           limit="embeddings", **_OR_NULL),
     _field("refiner_checkpoint", "name", "model", "a baked checkpoint that finishes",
            empty=("None", "none"), **_OR_NULL),
     _field("refiner_switch_at", "number", "model", "share of steps before it", **_RATIO, **_OR_NULL),
@@ -245,7 +249,7 @@ FIELDS: tuple[Field, ...] = (
 )
 
 LORA_FIELDS: tuple[Field, ...] = (
-    _field("name", "string", "model", "a baked LoRA, or what to call a fetched one"),
+    _field("name", "string", "model", "a baked one, or what to call a fetched one; of an embedding the word that prompts say"),
     _field("url", "string", "model", "https address of a safetensors file on an allowed host, or CivitAI's or Hugging Face's page of it", **_OR_NULL),
     _field("civitai", "identifier", "model", "a CivitAI model version's number, or its AIR (`+FILE` picks a file)",
            form=(r"[0-9]{1,18}|[A-Za-z0-9_:-]{0,80}civitai:[A-Za-z0-9@+.]{1,80}",
@@ -256,6 +260,8 @@ LORA_FIELDS: tuple[Field, ...] = (
            "SHA-256 of the file, or its first 10 or more digits (CivitAI's AutoV2), or the 12 of its AutoV3",
            form=(r"[0-9a-fA-F]{10,64}", "10 to 64 hexadecimal digits of the SHA-256, or the 12 of AutoV3"), **_OR_NULL),
 )
+
+EMBEDDING_FIELDS = tuple(each for each in LORA_FIELDS if each.name not in {"scale", "weight"})
 
 _OVERRIDES: tuple[Field, ...] = (
     _field("CLIP_stop_at_last_layers", "integer", "model", "clip skip", minimum=0, maximum=12),

@@ -20,7 +20,7 @@ from runtime.job.asked import Pictures, Request
 from runtime.job.bucket import Bucket
 from runtime.job.fields import OVERRIDES, PREVIEWS
 from runtime.job.honoured import Honoured, check_honoured, check_size, read_info
-from runtime.job.lora import Applied, LoraStore
+from runtime.job.lora import EMBEDDING, Applied, LoraStore
 from runtime.job.names import Names, pin_settings, read_names
 from runtime.job.request import parse_request
 from runtime.job.response import deliver, make_preview
@@ -131,8 +131,8 @@ class Handler:
             log("INFO", "job", "request", payload=dict(request.payload))
         pictures = await self._prepare_pictures(request, deadline, timings)
         with _timed(timings, "lora_s"):
-            fetch = functools.partial(self.loras.prepare, request.loras, deadline=deadline)
-            loras = await self._in_time(fetch, deadline)
+            fetch = functools.partial(self._prepare_files, request, deadline=deadline)
+            loras, embeddings = await self._in_time(fetch, deadline)
         on_progress = _throttle(self.report, job, self.settings.progress_s)
         with _timed(timings, "generate_s"):
             order = Order(
@@ -149,7 +149,7 @@ class Handler:
             honoured.notes += pictures.notes
             output = await asyncio.to_thread(
                 deliver,
-                self._compose(request, honoured, drawing, info),
+                self._compose(request, honoured, embeddings, drawing, info),
                 request.output,
                 infotexts=info.get("infotexts") or [],
                 job_id=str(job.get("id", "job")),
@@ -180,8 +180,20 @@ class Handler:
         extra = self.settings.allowed_overrides
         config_file = Path(self.worker.webui.config_file)
         values = pin_settings(client, config_file, [*OVERRIDES, *PREVIEWS, *extra])
-        names = read_names(client, with_scripts=any(e.scripts for e in self.worker.extensions))
+        names = read_names(
+            client,
+            [each.name for each in self.worker.of_role("upscaler")],
+            with_scripts=any(each.scripts for each in self.worker.extensions),
+        )
         return names, {key: values[key] for key in extra if key in values}
+
+    def _prepare_files(
+        self, request: Request, *, deadline: float, cancelled: threading.Event
+    ) -> tuple[list[Applied], list[Applied]]:
+        """LoRAs and embeddings; of the latter, none of the job before is left."""
+        wait: dict[str, Any] = {"deadline": deadline, "cancelled": cancelled}
+        embeddings = self.loras.prepare(request.embeddings, kind=EMBEDDING, **wait)
+        return self.loras.prepare(request.loras, **wait), embeddings
 
     async def _prepare_pictures(
         self, request: Request, deadline: float, timings: dict[str, float]
@@ -211,7 +223,12 @@ class Handler:
             prepare.cancel()
 
     def _compose(
-        self, request: Request, honoured: Honoured, drawing: Drawing, info: Mapping[str, Any]
+        self,
+        request: Request,
+        honoured: Honoured,
+        embeddings: Sequence[Applied],
+        drawing: Drawing,
+        info: Mapping[str, Any],
     ) -> dict[str, Any]:
         """The output, its pictures still as the webui gave them."""
         worker, answer = self.worker, drawing.answer
@@ -230,6 +247,10 @@ class Handler:
             "bakery": {
                 "seeds": info.get("all_seeds", []),
                 "loras": honoured.loras,
+                "embeddings": [
+                    {key: getattr(each, key) for key in ("name", "sha256", "source", "was_cached")}
+                    for each in embeddings
+                ],
                 "model": model if request.checkpoint else None,
                 "image": {**image, "webui": worker.webui.version},
                 "attempts": drawing.attempts,

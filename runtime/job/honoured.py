@@ -93,6 +93,7 @@ def check_honoured(
     notes += _check_scripts(request, (proof or {}).get("scripts", ()))
     if drawn > request.images:
         notes.append(f"the last {drawn - request.images} of images are what scripts add to them")
+    notes += _check_words(request, proof)
     if proof is None:
         _check_hashes(asked, request, info)
         notes += [_UNPROVEN] * bool(asked)
@@ -106,6 +107,20 @@ def check_honoured(
     for entry in entries:
         entry.update((key, counts.get(entry["tag"], {}).get(key)) for key in _COUNTS)
     return Honoured(loras=entries, notes=notes)
+
+
+def _check_words(request: Request, proof: Mapping[str, Any] | None) -> list[str]:
+    """Embeddings and hypernetworks that the webui passed over: of another model, or files that it cannot read."""
+    for word, names in (
+        ("embedding", [each.name for each in request.embeddings]),
+        ("hypernetwork", request.prompt_hypernetworks),
+    ):
+        if proof is None and names:
+            return [f"whether the webui used the {word} {names[0]!r} cannot be seen here"]
+        used = (proof or {}).get(f"{word}s", ())
+        if missing := [each for each in names if each not in used]:
+            raise JobError("not_honoured", f"the webui drew without the {word} {missing[0]!r}")
+    return []
 
 
 def _check_pictures(request: Request, info: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,31 @@ class Names:
         return name, None
 
 
-def read_names(client: WebuiClient, *, with_scripts: bool = False) -> Names:
-    """Asks the webui; for its scripts only where a request may name them. Raises WebuiError."""
+_UNBAKED = {"LDSR"}
+"""Says nothing of its files, of which it needs two that cannot be baked."""
+
+
+def _is_there(upscaler: Mapping[str, Any], baked: Collection[str]) -> bool:
+    """Whether it works without a download: the webui lists what it would fetch at its first use as well."""
+    name, path = upscaler["name"], upscaler.get("model_path")
+    if name in baked or not path:
+        return name not in _UNBAKED
+    return Path(path).exists()
+
+
+def read_names(
+    client: WebuiClient, baked: Collection[str] = (), *, with_scripts: bool = False
+) -> Names:
+    """Asks the webui; for its scripts only where a request may name them.
+
+    Args:
+        client: The webui's.
+        baked: Upscalers whose files are in the image.
+        with_scripts: Whether a request may name scripts.
+
+    Raises:
+        WebuiError: it did not answer.
+    """
 
     def ask(path: str) -> list[dict[str, Any]]:
         """One list of the webui's; one that it does not have (404) offers nothing."""
@@ -93,7 +116,10 @@ def read_names(client: WebuiClient, *, with_scripts: bool = False) -> Names:
     return Names(
         samplers=tuple(each["name"] for each in ask("samplers")),
         schedulers=schedulers,
-        upscalers=(*latent_modes, *(each["name"] for each in ask("upscalers"))),
+        upscalers=(
+            *latent_modes,
+            *(each["name"] for each in ask("upscalers") if _is_there(each, baked)),
+        ),
         latent_modes=latent_modes,
         styles={
             each["name"]: (each.get("prompt") or "", each.get("negative_prompt") or "")

@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.errors import FieldError, JobError
-from runtime.job.asked import AUTOV3_CHARS, LoraRequest, OutputOptions, Request
+from runtime.job.asked import OutputOptions, Request
 from runtime.job.fields import (
     BY_NAME,
+    EMBEDDING_FIELDS,
     FIELDS,
     LORA_FIELDS,
     OVERRIDES,
     PREVIEWS,
-    SYNONYMS,
-    Field,
     field_like,
 )
 from runtime.job.names import Names
+from runtime.job.rules.models import (
+    RESTORERS,
+    FileRequest,
+    LoraRequest,
+    check_embeddings,
+    check_twice,
+    choose_restorer,
+)
 from runtime.job.rules.prompts import (
-    LORA_KINDS,
-    LoraNames,
+    TAG_KINDS,
+    TagNames,
     drawn_texts,
+    find_embeddings,
     find_tags,
     without_comments,
 )
+from runtime.job.rules.reader import MAX_ERRORS, Reader
 from runtime.job.rules.scripts import Scripts, fields_of_script
 from runtime.job.rules.tasks import (
     OF_AN_UPSCALING,
@@ -45,19 +54,20 @@ from runtime.job.rules.tasks import (
     table_of,
 )
 from runtime.job.rules.together import check_samplers, check_seeds, check_sizes, count_images
-from runtime.job.values import cut, describe, read_value, suggest
-from runtime.worker import Worker
+from runtime.job.values import cut, read_value
+from runtime.worker import Role, Worker
 
-_LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LORA_BY_NAME = {each.name: each for each in LORA_FIELDS}
+_OF_A_LORA = {each.name: each for each in LORA_FIELDS}
+_OF_AN_EMBEDDING = {each.name: each for each in EMBEDDING_FIELDS}
 _OUTPUT = {each.name for each in FIELDS if each.section == "output"}
 _NOT_THE_WEBUIS = {
     "loras",
+    "embeddings",
     "clip_skip",
     "checkpoint",
     *(e.name for e in FIELDS if e.section in {"output", "neutral"} or e.kind[:5] == "image"),
 }
-_MAX_ERRORS = 50
+_NO_UPSCALER = "no upscaler of that name is baked"
 
 
 def parse_request(
@@ -90,26 +100,32 @@ def parse_request(
             return request
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     first = f"{errors[0].field}: {errors[0].message}{more}"
-    raise JobError("invalid_request", first, fields=errors[:_MAX_ERRORS])
+    raise JobError("invalid_request", first, fields=errors[:MAX_ERRORS])
 
 
-class _Parser:
+class _Parser(Reader):
     """Collects errors and notes while it reads; one instance for each request."""
 
     def __init__(
         self, worker: Worker, names: Names, limits: Mapping[str, int], extra: Mapping[str, Any]
     ) -> None:
-        self.errors: list[FieldError] = []
-        self._notes: list[str] = []
-        self._unused: dict[str, Any] = {}
+        super().__init__(limits)
         self._endpoint: Endpoint = "txt2img"
         self._scripts = Scripts(worker.extensions)
         self._sampler_field = "sampler_name"
         self._names = names
-        self._limits = limits
         self._overrides = {**OVERRIDES, **{key: field_like(key, extra[key]) for key in extra}}
         self._checkpoints = [each.name for each in worker.of_role("checkpoint")]
-        self._loras = {each.name: each.sha256 for each in worker.of_role("lora")}
+        self._embedding_dir = worker.webui.embedding_dir
+        roles: tuple[tuple[str, Role], ...] = (
+            ("loras", "lora"),
+            ("embeddings", "embedding"),
+            ("hypernetworks", "hypernetwork"),
+            ("restorers", "face_restorer"),
+        )
+        self._baked = {
+            key: {each.name: each.sha256 for each in worker.of_role(role)} for key, role in roles
+        }
         vaes = {each.name: each.path.rpartition("/")[2] for each in worker.of_role("vae")}
         # The webui knows a VAE by its file's name, and draws with a baked one whatever the setting says.
         self._vaes = {"Automatic": "Automatic", **(vaes or {"None": "None"})}
@@ -130,8 +146,14 @@ class _Parser:
             *check_samplers(given, is_img2img=self._endpoint == "img2img"),
             *check_seeds(given, overrides),
         ]
-        loras = self._read_loras(given.get("loras", []))
-        mentioned = self._check_prompts(given, overrides, loras)
+        loras = [
+            LoraRequest(**e) for e in self._read_entries(given, "loras", _OF_A_LORA, self._baked)
+        ]
+        entries = self._read_entries(given, "embeddings", _OF_AN_EMBEDDING, self._baked)
+        embeddings = [FileRequest(**each) for each in entries]
+        if given.get("restore_faces"):
+            self._choose_restorer(overrides)
+        named = self._check_prompts(given, overrides, loras, embeddings)
         payload = {k: e for k, e in {**self._unused, **given}.items() if k not in _NOT_THE_WEBUIS}
         if given.get("previews"):
             overrides = {**PREVIEWS, **overrides}
@@ -143,18 +165,24 @@ class _Parser:
             pictures=pictures,
             places=self._scripts.places,
             loras=loras,
-            prompt_loras=mentioned,
+            prompt_loras=list(dict.fromkeys(named.mentioned)),
+            prompt_hypernetworks=list(dict.fromkeys(named.mentioned_hypernetworks)),
+            embeddings=embeddings,
             checkpoint=overrides.get("sd_model_checkpoint", self._checkpoints[0]),
             images=count_images(given),
             output=OutputOptions(**{key: given[key] for key in _OUTPUT if key in given}),
-            notes=self._notes[:_MAX_ERRORS],
+            notes=self._notes[:MAX_ERRORS],
         )
 
     def _parse_upscaling(self, value: Mapping[Any, object]) -> Request:
         given = self._read(value, OF_AN_UPSCALING, "", "is no field of an upscaling")
         upscalers = set(self._names.upscalers) - set(self._names.latent_modes)
         for key in {"upscaler_1", "upscaler_2"} & set(given):
-            self._know(key, given[key], upscalers, "the webui has no such upscaler")
+            self._know(key, given[key], upscalers, _NO_UPSCALER)
+        for restorer in RESTORERS:
+            key = f"{restorer.lower()}_visibility"
+            if given.get(key) and restorer not in self._baked["restorers"]:
+                self._wrong(key, f"{restorer} is not baked")
         self.errors += check_upscalers(given)
         self._notes += note_upscalers(given)
         return Request(
@@ -172,41 +200,6 @@ class _Parser:
         pictures = {f"init_images[{i}]": e for i, e in enumerate(given.get("init_images", ()))}
         pictures |= {"mask": given["mask"]} if given.get("mask") else {}
         return pictures | self._scripts.pictures
-
-    def _wrong(self, field: str, message: str) -> None:
-        self.errors.append(FieldError(field=field, message=message))
-
-    def _know(self, where: str, item: str, known: Collection[str], problem: str) -> None:
-        if item not in known:
-            self._wrong(where, problem + self._suggest(item, known))
-
-    def _suggest(self, item: str, known: Iterable[str]) -> str:
-        """For the errors that are shown only: a million unknown keys would take minutes."""
-        return suggest(item, known) if len(self.errors) < _MAX_ERRORS else ""
-
-    def _read(
-        self, value: Mapping[Any, object], table: Mapping[str, Field], where: str, unknown: str
-    ) -> dict[str, Any]:
-        """The given fields with checked types and bounds; nulls and wrong ones are left out."""
-        for key in value:
-            if key not in table:
-                meant = SYNONYMS.get(key)
-                hint = f" (use {meant!r})" if meant in table else self._suggest(str(key), table)
-                self._wrong(f"{where}{cut(key)}", unknown + hint)
-        given = {}
-        for name, field in table.items():
-            item = value.get(name)
-            is_empty = item is None or (item == "" and field.kind == "name") or item in field.empty
-            if name not in value or (is_empty and field.nullable):
-                continue
-            try:
-                given[name] = read_value(field, item, self._limits)
-            except ValueError as error:
-                self._wrong(f"{where}{name}", str(error))
-                continue
-            if field.note and given[name] != field.default:
-                self._notes.append(f"{where}{name}: {field.note}")
-        return given
 
     def _read_fields(self, value: Mapping[Any, object]) -> dict[str, Any]:
         """The request's own fields, without those of passes that it does not ask for."""
@@ -234,14 +227,6 @@ class _Parser:
             if given.get(side, -1) > 0 >= given.get(other, -1):
                 self._set_aside(given, {side}, other)
         return given
-
-    def _set_aside(self, given: dict[str, Any], names: Collection[str], switch: str) -> None:
-        """Fields of what is off: sent on as they are, since the webui makes nothing of them either."""
-        unused = {each: given.pop(each) for each in list(given) if each in names}
-        self._unused.update(unused)
-        asked = [each for each in unused if unused[each] != BY_NAME[each].default]
-        if asked:
-            self._notes.append(f"{', '.join(asked)}: not used without {switch}")
 
     def _read_scripts(self, given: dict[str, Any]) -> None:
         for name, script in given.get("alwayson_scripts", {}).items():
@@ -290,7 +275,7 @@ class _Parser:
     def _check_names(self, given: dict[str, Any]) -> None:
         if "hr_upscaler" in given:
             known = self._names.upscalers
-            self._know("hr_upscaler", given["hr_upscaler"], known, "the webui has no such upscaler")
+            self._know("hr_upscaler", given["hr_upscaler"], known, _NO_UPSCALER)
         for style in given.get("styles", ()):
             problem = f"the webui has no style {cut(style)!r}"
             self._know("styles", style, self._names.styles, problem)
@@ -305,77 +290,61 @@ class _Parser:
         self._know(where, name, self._checkpoints, problem)
         return name
 
-    def _read_loras(self, value: Sequence[object]) -> list[LoraRequest]:
-        loras = []
-        for number, item in enumerate(value):
-            where = f"loras[{number}]"
-            entry = {"name": item} if isinstance(item, str) else item
-            if not isinstance(entry, dict):
-                self._wrong(where, f"must be an object or a name, not {describe(item)}")
-                continue
-            before = len(self.errors)
-            read = self._read(entry, _LORA_BY_NAME, f"{where}.", "there is no such field")
-            weight = read.pop("weight", None)
-            if weight is not None and read.setdefault("scale", weight) != weight:
-                self._wrong(f"{where}.weight", "contradicts scale")
-            if len(self.errors) == before:
-                self._check_lora(read, where)
-            if len(self.errors) == before:
-                loras.append(
-                    LoraRequest(sha256_prefix=read.pop("hash", "").lower() or None, **read)
-                )
-        return loras
-
-    def _check_lora(self, read: Mapping[str, Any], where: str) -> None:
-        name = read.get("name")
-        if name is None:
-            self._wrong(f"{where}.name", "is missing")
-        elif "url" in read and "civitai" in read:
-            self._wrong(where, "give either url or civitai")
-        elif "url" in read or "civitai" in read:
-            if not _LORA_NAME.fullmatch(name):
-                form = "up to 64 letters, digits, '.', '_' or '-', a letter or digit first"
-                self._wrong(f"{where}.name", f"must be {form}")
-        elif name not in self._loras:
-            hint = self._suggest(name, self._loras)
-            self._wrong(f"{where}.name", f"no LoRA of that name is baked{hint}; else give url")
-        elif (text := read.get("hash", "").lower()) and len(text) == AUTOV3_CHARS:
-            pass  # the file itself tells
-        elif not self._loras[name].startswith(text):
-            self._wrong(f"{where}.hash", f"the baked file's SHA-256 is {self._loras[name]}")
-
     def _check_prompts(
-        self, given: Mapping[str, Any], overrides: dict[str, Any], loras: Sequence[LoraRequest]
-    ) -> list[str]:
-        """The LoRAs that the prompts and their styles name; switches off what would hide a part of them."""
+        self,
+        given: Mapping[str, Any],
+        overrides: dict[str, Any],
+        loras: Sequence[LoraRequest],
+        embeddings: Sequence[FileRequest],
+    ) -> TagNames:
+        """What the prompts and their styles name; switches off what would hide a part of them."""
         texts = drawn_texts(given, self._names)
         if self._names.has_comments and any("#" in each for each in texts.values()):
             if overrides.setdefault("enable_prompt_comments", False):
                 texts = {key: without_comments(text) for key, text in texts.items()}
             else:
                 self._notes.append("prompt: what follows a # is drawn (no comments)")
+        self.errors += check_twice("loras", loras)
+        self.errors += check_twice("embeddings", embeddings)
+        self.errors += check_embeddings(
+            embeddings,
+            texts.values(),
+            baked=self._baked["embeddings"],
+            folder=self._embedding_dir,
+        )
+        baked, hypernetworks = self._baked["loras"], self._baked["hypernetworks"]
         requested = [each.name for each in loras]
-        for number, name in enumerate(requested):
-            if name in requested[:number]:
-                self._wrong(f"loras[{number}].name", f"{name!r} is there twice")
+        found = TagNames(loras=baked, hypernetworks=hypernetworks, requested=requested)
         if given.get("disable_extra_networks") and loras:
             self._wrong("disable_extra_networks", "switches off the LoRAs that are asked for")
-        mentioned: list[str] = []
         for key, text in texts.items():
             tags = list(find_tags(text))
+            for name in find_embeddings(text):
+                self._wrong(key, f"embedding:{cut(name)} is drawn as words; say just its name")
             if "negative" in key:
-                for kind in {kind for kind, _ in tags} & (LORA_KINDS | {"hypernet"}):
+                for kind in {kind for kind, _ in tags} & TAG_KINDS:
                     self._wrong(key, f"<{kind}:…> has no effect in a negative prompt")
             elif given.get("disable_extra_networks"):
                 self._notes += [f"{key}: its tags are not used (disable_extra_networks)"] * bool(
                     tags
                 )
             else:
-                named = LoraNames(baked=self._loras, requested=requested)
+                named = TagNames(loras=baked, hypernetworks=hypernetworks, requested=requested)
                 problems = named.check(tags)
                 self.errors += [FieldError(field=key, message=each) for each in problems]
-                mentioned += named.mentioned
-        return list(dict.fromkeys(mentioned))
+                found.mentioned += named.mentioned
+                found.mentioned_hypernetworks += named.mentioned_hypernetworks
+        return found
+
+    def _choose_restorer(self, overrides: dict[str, Any]) -> None:
+        key, asked = "face_restoration_model", set(overrides)
+        try:
+            chosen = choose_restorer(overrides.get(key), self._baked["restorers"])
+        except ValueError as error:
+            self._wrong("restore_faces", str(error))
+            return
+        if overrides.setdefault(key, chosen) != RESTORERS[0] and key not in asked:
+            self._notes.append(f"restore_faces: by {chosen}, which is baked")
 
     def _read_overrides(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What goes into `override_settings`."""

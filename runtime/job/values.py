@@ -21,7 +21,7 @@ _KINDS: Mapping[str, tuple[str, Any]] = {
     "strings": ("a list of strings", list),
     "object": ("an object", dict),
     "list": ("a list", list),
-    "loras": ("a list of objects or names", list),
+    "entries": ("a list of objects or names", list),
     "image": ("a picture: base64, a data URL or an https address", str),
     "images": ("a list of pictures: base64, data URLs or https addresses", list),
 }

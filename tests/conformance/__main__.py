@@ -17,7 +17,7 @@ from typing import Any
 
 from bake.weights.kinds import recognise
 from runtime.files.safetensors import read_header
-from tests.conformance import cases, pictures
+from tests.conformance import cases, models, pictures
 from tests.conformance.cases import BASE, LONG, Case
 from tests.conformance.deliberate import reason_for
 from tests.conformance.loras import make_all, make_tiny, make_xl
@@ -103,6 +103,38 @@ class Check:
         names, schedulers = _offers(self.bench)
         for case in pictures.samplers(names, schedulers):
             self.compare("pictures", case)
+
+    def models(self) -> None:
+        """Embeddings, hypernetworks, upscalers and face restorers, one after another."""
+        for case in models.cases():
+            self.compare("models", case)
+        self._by_address()
+        for name, sent, words in models.refused():
+            said = str(self.worker.run(sent).get("error"))
+            self.table.add("models", name, "" if words in said else f"not refused as such: {said}")
+
+    def _by_address(self) -> None:
+        """An embedding from an address, and the same words before and after, as words."""
+        folder, word = self.bench.folder / "around" / "by-address", models.BY_ADDRESS
+        words = {**BASE, "prompt": f"a fox, {word}"}
+        plain = Case(name="words", value=words)
+        drawn = {}
+        with models.serving(folder) as address:
+            url = f"{address}/{word}.safetensors"
+            asked = {**words, "embeddings": [{"name": word, "url": url}]}
+            for name in ("first", "again"):
+                self.compare("models", plain, name=f"the words before an embedding, {name}")
+                file = folder / f"{word}.safetensors"
+                _, body = self.fresh.draw(words, embedding=file)
+                output = self.worker.run(asked)
+                ours = pixels(output["images"]) if "images" in output else _message(output)
+                theirs = pixels(body["images"])
+                difference = "" if ours == theirs else f"{ours} instead of {theirs}"
+                self.table.add("models", f"an embedding by address, {name}", difference)
+                drawn[name] = theirs
+            self.compare("models", plain, name="the words after an embedding")
+        same = drawn["first"] == pixels(self.fresh.draw(words)[1]["images"])
+        self.table.add("models", "it changes the picture", "it does not" if same else "")
 
     def samplers(self) -> None:
         names, schedulers = _offers(self.bench)
@@ -231,6 +263,20 @@ def make_checkpoints(bench: Bench) -> None:
     )
 
 
+def make_models(bench: Bench) -> None:
+    """What is around the smallest checkpoint."""
+    around, script = bench.folder / "around", Path(__file__).with_name("make_models.py")
+    if not around.exists():
+        checkpoint = bench.folder / "models" / f"{TINY[0]}.safetensors"
+        made = around.with_name("around.new")
+        subprocess.run(
+            [str(bench.python), str(script), str(checkpoint), str(made)],
+            check=True,
+            cwd=bench.folder,
+        )
+        made.rename(around)
+
+
 def library_loras(bench: Bench, python: Path) -> None:
     """Those of lycoris-lora, peft and diffusers themselves."""
     script = Path(__file__).with_name("library_loras.py")
@@ -274,13 +320,19 @@ def main() -> int:
     make_all(folder / "models" / "small.safetensors", folder / "loras")
     make_xl(folder / "models" / "smallxl.safetensors", folder / "loras")
     make_tiny(folder / "models" / "tiny.safetensors", folder / "loras")
+    if "models" in options.parts:
+        make_models(bench)
     if options.lora_python:
         library_loras(bench, options.lora_python)
     table = Table()
     for checkpoints, names in _chosen(options.parts):
         fresh = FreshWebui(bench, checkpoints[0])
         worker = WorkerOverWebui(
-            bench, checkpoints, BAKERY_BOOT=options.boot, BAKERY_JOB_TIMEOUT_S="100"
+            bench,
+            checkpoints,
+            BAKERY_BOOT=options.boot,
+            BAKERY_JOB_TIMEOUT_S="300" if "models" in names else "100",
+            BAKERY_LORA_LOOPBACK="1",
         )
         try:
             fresh.wait()
@@ -302,6 +354,7 @@ PARTS = {
     "clients": TINY,
     "samplers": TINY,
     "pictures": TINY,
+    "models": TINY,
     "loras": SMALL,
     "history_xl": SMALL,
     "ends": SMALL,

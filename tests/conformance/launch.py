@@ -33,11 +33,21 @@ def main() -> None:
     runpy.run_path(script, run_name="__main__")
 
 
-def seed_encoder() -> None:
-    """A picture's encoder draws from torch's own generator, which holds whatever was left: it has no right state.
+def seed_noise() -> None:
+    """A picture's encoder and GFPGAN draw from torch's own generator, which has no right state: it holds what was left.
 
-    So both sides begin it with the job's seed, the worker's by `runtime.boot.jobs`.
+    So both sides begin them with the same seeds, the worker's by `runtime.boot.jobs`.
     """
+    restorer = sys.modules["modules.gfpgan_model"].FaceRestorerGFPGAN
+    restore = restorer.restore
+
+    def restore_seeded(self: Any, picture: Any) -> Any:
+        import torch  # noqa: PLC0415  # the webui's
+
+        torch.manual_seed(0)
+        return restore(self, picture)
+
+    restorer.restore = restore_seeded
     processing = sys.modules["modules.processing"]
     kind = processing.StableDiffusionProcessingImg2Img
     upstream = kind.init
@@ -51,7 +61,7 @@ def seed_encoder() -> None:
 
 def serve(path: str) -> None:
     api = wait_until_loaded()
-    seed_encoder()
+    seed_noise()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path + ".new")
     listener.listen()
@@ -90,6 +100,7 @@ def answer(api: Any, connection: socket.socket) -> None:
     body: dict[str, Any]
     with connection.makefile("rwb") as stream:
         asked = json.loads(stream.readline())
+        asked["payload"].pop("bakery_embedding", None)  # only makes it another request
         try:
             from modules.api import models  # noqa: PLC0415
 

@@ -226,7 +226,11 @@ def refused() -> list[Row]:
         ),
         ("CMYK", {**IMG2IMG, "init_images": [draw(mode="CMYK", file="JPEG")]}, "CMYK"),
         ("16 bits of gray", {**IMG2IMG, "init_images": [draw(mode="I;16")]}, "16 bits"),
-        ("an upscaler of latents", {**UPSCALE, "upscaler_1": "Latent"}, "no such upscaler"),
+        (
+            "an upscaler of latents",
+            {**UPSCALE, "upscaler_1": "Latent"},
+            "no upscaler of that name is baked",
+        ),
         ("no upscaler", {"image": PICTURE}, "is needed"),
         (
             "a black edge",

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,7 +43,7 @@ class Bench:
     """Its interpreter."""
     hf_home: Path
     folder: Path
-    """Of this run: checkpoints in `models/`, LoRAs in `loras/`, logs."""
+    """Of this run: checkpoints in `models/`, LoRAs in `loras/`, what is around them in `around/`, logs."""
 
     def environment(self, name: str) -> dict[str, str]:
         """Offline, one thread (sums depend on their number), and nothing of RunPod's."""
@@ -63,11 +64,17 @@ class Bench:
         """A data folder of one webui's own, with the least configuration."""
         folder = self.folder / name
         (folder / "models").mkdir(parents=True, exist_ok=True)
-        # The webui's own small models (upscalers, previews) and embeddings, if it has any.
-        for each in ("ESRGAN", "VAE-approx", "karlo"):
-            link, target = folder / "models" / each, self.webui / "models" / each
+        around = self.folder / "around"
+        # Of the webui its own small models for previews, if it has any.
+        own = [self.webui / "models" / each for each in ("VAE-approx", "karlo")]
+        for target in (*own, *around.glob("models/*")):
+            link = folder / "models" / target.name
             if target.exists() and not link.exists():
                 link.symlink_to(target)
+        (folder / "embeddings").mkdir(exist_ok=True)
+        for target in around.glob("embeddings/*"):
+            (folder / "embeddings" / target.name).unlink(missing_ok=True)
+            shutil.copy(target, folder / "embeddings")
         (folder / "config.json").write_text(json.dumps(CONFIG))
         return folder
 
@@ -88,6 +95,18 @@ class Bench:
         return str(self.folder / "models" / "open-clip")
 
 
+_AROUND = {
+    "upscaler": "models/[ERS]*/*.pth",
+    "face_restorer": "models/[CG]*/*.pth",
+    "embedding": "embeddings/*.safetensors",
+    "hypernetwork": "models/hypernetworks/*.pt",
+}
+_NAMES = {
+    "RealESRGAN_x4plus": "R-ESRGAN 4x+",
+    "codeformer-v0.1.0": "CodeFormer",
+    "GFPGANv1.4": "GFPGAN",
+}
+"""What requests call them (`bake.manifest.roles`)."""
 CPU = ("--use-cpu", "all", "--no-half", "--precision", "full")
 
 
@@ -97,6 +116,7 @@ class FreshWebui:
     def __init__(self, bench: Bench, checkpoint: str) -> None:
         self._bench = bench
         name = f"fresh-{checkpoint}"
+        self._data = bench.folder / name
         self._socket = bench.folder / f"{name}.sock"
         self._socket.unlink(missing_ok=True)
         arguments = [*bench.arguments(name, free_port()), *CPU]
@@ -119,9 +139,26 @@ class FreshWebui:
             time.sleep(0.2)
 
     def draw(
-        self, payload: Mapping[str, Any], endpoint: str = "txt2img"
+        self,
+        payload: Mapping[str, Any],
+        endpoint: str = "txt2img",
+        *,
+        embedding: Path | None = None,
     ) -> tuple[int, dict[str, Any]]:
-        """Status and body of the API's answer; the same request is asked once."""
+        """Status and body of the API's answer; the same request is asked once.
+
+        Args:
+            payload: Its fields.
+            endpoint: Of the API.
+            embedding: A file that is among the webui's embeddings meanwhile.
+        """
+        if embedding is not None:
+            copy = self._data / "embeddings" / embedding.name
+            shutil.copy(embedding, copy)
+            try:
+                return self.draw({**payload, "bakery_embedding": embedding.name}, endpoint)
+            finally:
+                copy.unlink()
         key = json.dumps({"endpoint": endpoint, "payload": payload}, sort_keys=True)
         if key not in self._known:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -220,10 +257,13 @@ def _worker(bench: Bench, checkpoints: Sequence[str]) -> Worker:
         ("checkpoint", bench.folder / "models" / f"{name}.safetensors") for name in checkpoints
     ]
     paths += [("lora", path) for path in sorted((bench.folder / "loras").glob("*.safetensors"))]
+    data = bench.data("worker")
+    for role, pattern in _AROUND.items():
+        paths += [(role, path) for path in sorted(data.glob(pattern))]
     weights = [
         Weights(
             role=role,  # type: ignore[arg-type]
-            name=path.stem,
+            name=_NAMES.get(path.stem, path.stem),
             path=str(path),
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             size_bytes=path.stat().st_size,
@@ -246,6 +286,8 @@ def _worker(bench: Bench, checkpoints: Sequence[str]) -> Worker:
         args_cpu=CPU,
         port=port,
         lora_dir=str(bench.folder / "loras"),
+        models_dir=str(data / "models"),
+        embedding_dir=str(data / "embeddings"),
         config_file=str(bench.folder / "worker" / "config.json"),
     )
     worker = Worker(name="check", family="sd1", webui=webui, weights=tuple(weights))

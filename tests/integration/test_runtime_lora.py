@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from runtime.errors import JobError
-from runtime.job.asked import LoraRequest
 from runtime.job.lora import LoraStore
+from runtime.job.rules.models import LoraRequest
 from runtime.settings import Settings
 from runtime.worker import Webui
 from tests.samples import make_worker

@@ -31,8 +31,8 @@ from bake.weights.sources import parse_source
 from bake.weights.update import find_standing
 from runtime.errors import JobError
 from runtime.files.answers import pause_after
-from runtime.job.asked import LoraRequest
 from runtime.job.lora import LoraStore
+from runtime.job.rules.models import LoraRequest
 from runtime.settings import Settings as WorkerSettings
 from runtime.worker import Webui
 from tests.integration.weights_case import VERSION, Case, open_case

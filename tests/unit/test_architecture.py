@@ -176,7 +176,8 @@ def test_a_room_can_be_overlooked(room: str) -> None:
 def test_the_runtime_grows_no_fatter() -> None:
     """Lines, all of them: what is in a worker, and what of it a reader must know.
 
-    The goals are 5,000 and 2,000: these numbers only go down, but for what is new (360: jobs over HTTP). Tables
+    The goals are 5,000 and 2,000: these numbers only go down, but for what is new (360: jobs over HTTP; 466: models beside the
+    checkpoint). Tables
     are looked into, not read.
     """
     lines = {
@@ -190,5 +191,5 @@ def test_the_runtime_grows_no_fatter() -> None:
         for name, count in lines.items()
         if room_of(name) in ("runtime", "runtime/job", "runtime/webui") and name not in tables
     }
-    assert sum(core.values()) <= 3742
-    assert sum(lines.values()) <= 9260
+    assert sum(core.values()) <= 3826
+    assert sum(lines.values()) <= 9740

@@ -180,7 +180,8 @@ def test_the_answer_says_whether_it_was_interrupted(processing: Processing) -> N
         processing.state.interrupted = True
 
     told = draw(processing).info["bakery"]
-    assert told == {"loras": [], "scripts": [], "interrupted": False}
+    empty: dict[str, Any] = {"loras": [], "scripts": [], "embeddings": [], "hypernetworks": []}
+    assert told == {**empty, "interrupted": False}
     assert draw(processing, during=interrupt).info["bakery"]["interrupted"]
     assert "bakery" not in json.loads(processing.Processed().js())
 

@@ -466,7 +466,7 @@ def test_a_download_does_not_outlive_its_job(ends: str, monkeypatch: pytest.Monk
     bench = Bench(FakeWebui(), job_timeout_s=0.1 if ends == "deadline" else 540.0)
     began, ended = threading.Event(), threading.Event()
 
-    def fetches(_requests: Any, *, deadline: float, cancelled: threading.Event) -> Any:
+    def fetches(_requests: Any, *, cancelled: threading.Event, **_: Any) -> Any:
         began.set()
         if ends == "stop_at":
             bench.keeper.stop_at = time.monotonic()

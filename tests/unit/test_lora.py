@@ -14,8 +14,8 @@ from runtime.errors import JobError
 from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.fetch import Fetched
 from runtime.job import lora
-from runtime.job.asked import LoraRequest
 from runtime.job.lora import Applied, LoraStore
+from runtime.job.rules.models import LoraRequest
 from runtime.settings import Settings
 from runtime.worker import Webui
 from tests.samples import make_worker
@@ -34,6 +34,7 @@ def make_store(tmp_path: Path, **settings: Any) -> LoraStore:
         python="python",
         script="x",
         lora_dir=str(tmp_path / "webui-lora"),
+        embedding_dir=str(tmp_path / "webui-embeddings"),
     )
     cache = {"lora_cache": str(tmp_path / "cache")}
     return LoraStore(Settings(**{**cache, **settings}), make_worker(webui=webui), {})
@@ -41,8 +42,12 @@ def make_store(tmp_path: Path, **settings: Any) -> LoraStore:
 
 def prepare(store: LoraStore, **request: Any) -> Applied:
     one = LoraRequest(**{"name": "mine", "scale": 1.0, **request})
-    (applied,) = store.prepare([one], deadline=time.monotonic() + 60, cancelled=threading.Event())
+    (applied,) = store.prepare([one], **deadline_and_event())
     return applied
+
+
+def deadline_and_event() -> dict[str, Any]:
+    return {"deadline": time.monotonic() + 60, "cancelled": threading.Event()}
 
 
 def refusal(store: LoraStore, **request: Any) -> JobError:

@@ -199,7 +199,7 @@ def test_null_is_an_error_elsewhere(name: str) -> None:
         ({"override_settings": {"sd_vae": "None"}}, "override_settings.sd_vae", "Automatic, soft"),
         ({"prompt": "a <lora:missing:1> b"}, "prompt", "no LoRA 'missing' is baked"),
         ({"prompt": "<lora:detial:1>"}, "prompt", "did you mean 'detail'"),
-        ({"prompt": "<hypernet:x:1>"}, "prompt", "<hypernet:…> is nothing that this worker has"),
+        ({"prompt": "<hypernet:x:1>"}, "prompt", "no hypernetwork 'x' is baked"),
         ({"prompt": "a <foo:x> b"}, "prompt", "<foo:…> is nothing that this worker has"),
         ({"negative_prompt": "<lora:detail:1>"}, "negative_prompt", "no effect in a negative"),
         ({"promt": "x"}, "promt", "there is no such field (did you mean 'prompt'?)"),
@@ -217,7 +217,7 @@ def test_null_is_an_error_elsewhere(name: str) -> None:
         ({"override_settings": {"nope": 1}}, "override_settings.nope", "may not be overridden"),
         ({"prompt": None}, "prompt", "must be a string, not null"),
         ({"enable_hr": True}, "denoising_strength", "is needed with enable_hr"),
-        ({**HIRES, "hr_upscaler": "4x"}, "hr_upscaler", "no such upscaler"),
+        ({**HIRES, "hr_upscaler": "4x"}, "hr_upscaler", "no upscaler of that name is baked"),
         # 422
         ({"steps": "abc"}, "steps", "must be a whole number, not the string 'abc'"),
         ({"prompt": ["a"]}, "prompt", "must be a string, not a list"),
@@ -436,7 +436,7 @@ def test_a_thousand_unknown_fields_give_fifty_errors(monkeypatch: pytest.MonkeyP
         suggested.append(wrong)
         return ""
 
-    monkeypatch.setattr("runtime.job.request.suggest", suggest)
+    monkeypatch.setattr("runtime.job.rules.reader.suggest", suggest)
     errors = errors_of({f"field_{number}": 1 for number in range(1000)})
     assert len(errors) == 50
     # A suggestion takes half a millisecond, and a request has room for a million names.

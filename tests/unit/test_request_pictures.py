@@ -150,7 +150,7 @@ def test_an_envelope_that_asks_for_what_is_not_there(
         ({**OVER, "script_name": "SD upscale"}, "script_name", "no scripts"),
         ({"init_image": "AAAA"}, "init_image", "(use 'init_images')"),
         ({**LARGER, "prompt": "p"}, "prompt", "is no field of an upscaling"),
-        ({**LARGER, "upscaler_1": "Latent"}, "upscaler_1", "no such upscaler"),
+        ({**LARGER, "upscaler_1": "Latent"}, "upscaler_1", "no upscaler of that name is baked"),
         ({**LARGER, "upscaler_1": "lanczos"}, "upscaler_1", "did you mean 'Lanczos'?"),
         ({**LARGER, "upscaler_1": "None"}, "upscaler_1", "is needed"),
         ({"image": "CCCC"}, "upscaler_1", "is needed"),
@@ -179,7 +179,7 @@ def test_what_would_be_ignored_or_fail(value: dict[str, Any], field: str, messag
         ({**OVER, "mask_blur": 4}, ["mask_blur: not used without mask"]),
         ({**OVER, "hr_scale": 1.5}, ["hr_scale: not used without enable_hr"]),
         ({**OVER, "enable_hr": False, "denoising_strength": 0.4}, []),
-        ({"image": "CCCC", "gfpgan_visibility": 0.5}, []),
+        ({"image": "CCCC", "codeformer_visibility": 0.5}, []),
         (
             {**LARGER, "upscaling_resize_w": 99},
             ["upscaling_resize_w: not used without resize_mode 1"],

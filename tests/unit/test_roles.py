@@ -144,7 +144,7 @@ def test_an_older_base_is_refused_only_where_its_folder_is_needed() -> None:
         ),
         (
             "upscalers:\n  4x-UltraSharp: 4x-UltraSharp\n",
-            "upscalers.4x-UltraSharp: expected civitai:",
+            "upscalers.4x-UltraSharp: not a known source; expected civitai:VERSION",
         ),
         (
             "upscalers:\n  LDSR/model: file:a.pth\n",
@@ -152,7 +152,7 @@ def test_an_older_base_is_refused_only_where_its_folder_is_needed() -> None:
         ),
         ("upscalers:\n  ../x: file:a.pth\n", "the name ../x may have a folder before its slash"),
         ("upscalers:\n  a b: file:a.pth\n", "the name a b may hold letters, digits, dots"),
-        ("embeddings:\n  sub/x: file:a.pt\n", "the name sub/x may have a folder before its slash: none here"),
+        ("embeddings:\n  sub/x: file:a.pt\n", "the name sub/x may hold letters, digits, dots, dashes and underscores only"),
         (
             "face_restorers:\n  RestoreFormer: file:a.pth\n",
             "the name RestoreFormer is none that the webui looks for: CodeFormer, GFPGAN",

@@ -16,11 +16,15 @@ from runtime.job.names import Names
 from runtime.job.values import cut, suggest
 
 LORA_KINDS = {"lora", "lyco"}
+HYPERNET = "hypernet"
+TAG_KINDS = {*LORA_KINDS, HYPERNET}
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 _COMMENT = re.compile(r"#[^\n]*")
 _POSITIONAL: tuple[Callable[[str], float], ...] = (float, float, int)
 _NAMED: Mapping[str, Callable[[str], float]] = {"te": float, "unet": float, "dyn": int}
+_COMFY = re.compile(r"(?<![\w.-])embedding:([\w.-]+)")
 _FORM = "the forms are <lora:name:0.8> and <lora:name:0.8:0.6>, with the weights of text encoder and unet"
+_FORM_HYPERNET = "the form is <hypernet:name:0.8>"
 
 
 def drawn_texts(given: Mapping[str, Any], names: Names) -> dict[str, str]:
@@ -52,14 +56,22 @@ def find_tags(text: str) -> Iterator[tuple[str, list[str]]]:
         yield kind, arguments.split(":")
 
 
-@dataclass(kw_only=True)
-class LoraNames:
-    """The LoRAs that the tags of one prompt name: baked ones, each once, with arguments that the webui can use."""
+def find_embeddings(text: str) -> list[str]:
+    """Names in the form of another program, which the webui would draw as words."""
+    return _COMFY.findall(text)
 
-    baked: Collection[str]
+
+@dataclass(kw_only=True)
+class TagNames:
+    """What the tags of one prompt name: what is baked, each once, with arguments that the webui can use."""
+
+    loras: Collection[str]
+    hypernetworks: Collection[str]
     requested: Collection[str]
     """Those of the field `loras`, which come into every prompt."""
     mentioned: list[str] = field(default_factory=list)
+    """LoRAs."""
+    mentioned_hypernetworks: list[str] = field(default_factory=list)
 
     def check(self, tags: Iterable[tuple[str, list[str]]]) -> list[str]:
         """What is wrong with the tags; fills in `mentioned`."""
@@ -72,11 +84,17 @@ class LoraNames:
         return problems
 
     def _take(self, kind: str, arguments: list[str]) -> None:
-        if kind not in LORA_KINDS:
+        if kind == HYPERNET:
+            self._take_hypernetwork(arguments)
+        elif kind in LORA_KINDS:
+            self._take_lora(kind, arguments)
+        else:
             raise ValueError(f"<{cut(kind)}:…> is nothing that this worker has")
+
+    def _take_lora(self, kind: str, arguments: list[str]) -> None:
         name = network_name(kind, arguments)
-        if name not in self.baked:
-            hint = suggest(name, self.baked)
+        if name not in self.loras:
+            hint = suggest(name, self.loras)
             raise ValueError(f"no LoRA {cut(name)!r} is baked{hint}; see the field loras")
         if name in self.requested:
             raise ValueError(f"names the LoRA {name!r}, which loras has as well")
@@ -85,6 +103,21 @@ class LoraNames:
                 f"names the LoRA {name!r} twice; the webui takes the last weight for both"
             )
         self.mentioned.append(name)
+
+    def _take_hypernetwork(self, arguments: list[str]) -> None:
+        """The webui takes no named arguments here, and draws without one that it does not know."""
+        name, *rest = arguments
+        for text in rest[:1]:
+            _check_number(HYPERNET, name, text, float, _FORM_HYPERNET)
+        if rest[1:]:
+            what = f"the webui makes nothing of {cut(rest[1])!r}; {_FORM_HYPERNET}"
+            raise ValueError(f"<{HYPERNET}:{cut(name)}:…>: {what}")
+        if name not in self.hypernetworks:
+            hint = suggest(name, self.hypernetworks)
+            raise ValueError(f"no hypernetwork {cut(name)!r} is baked{hint}")
+        if name in self.mentioned_hypernetworks:
+            raise ValueError(f"names the hypernetwork {name!r} twice")
+        self.mentioned_hypernetworks.append(name)
 
 
 def network_name(kind: str, arguments: list[str]) -> str:
@@ -111,11 +144,13 @@ def network_name(kind: str, arguments: list[str]) -> str:
     return name
 
 
-def _check_number(kind: str, name: str, text: str, read: Callable[[str], float]) -> None:
+def _check_number(
+    kind: str, name: str, text: str, read: Callable[[str], float], form: str = _FORM
+) -> None:
     try:
         is_number = math.isfinite(read(text))
     except ValueError:
         is_number = False
     if not is_number:
         what = "a whole number" if read is int else "a number"
-        raise ValueError(f"<{kind}:{cut(name)}:…>: {cut(text)!r} is not {what}; {_FORM}")
+        raise ValueError(f"<{kind}:{cut(name)}:…>: {cut(text)!r} is not {what}; {form}")
