@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,7 +16,8 @@ import requests
 from bake.errors import ManifestError, VerifyError, did_you_mean
 from runtime.job.fields import BY_NAME, SYNONYMS
 
-_TEXTS = ("string", "name", "identifier")
+_TEXTS = ("string", "name", "identifier", "image")
+_PICTURES = ("image", "images")
 _CONNECT_S = 15
 _CHUNK_BYTES = 1 << 20
 """A picture is a line of megabytes, and each chunk of it is joined to all before."""
@@ -43,7 +44,7 @@ def make_input(
 
     Args:
         prompt: What to draw.
-        fields: `name=value`; a value is JSON, or a text as it stands.
+        fields: `name=value`; a value is JSON, or a text as it stands, or of a picture `@file`.
         loras: Each a baked LoRA's name, an https address, or a CivitAI version or AIR; a strength may follow
             after a space.
 
@@ -59,9 +60,15 @@ def make_input(
         if field is None:
             hint = did_you_mean(name, [*BY_NAME, *SYNONYMS])
             raise ManifestError(f"{name[:60]!r} is no field of a request{hint}", where="--field")
-        made[name] = value if field.kind in _TEXTS else _read_value(value)
+        if field.kind in _PICTURES and value.startswith("@"):
+            value = _read_picture(Path(value[1:]), name)
+            made[name] = value if field.kind == "image" else [*_listed(made.get(name)), value]
+        else:
+            made[name] = value if field.kind in _TEXTS else _read_value(value)
     if loras:
         made["loras"] = [*_listed(made.get("loras")), *map(_lora, loras)]
+    if made.get("image") and not prompt:
+        del made["prompt"]  # which an upscaling has not
     return made
 
 
@@ -129,7 +136,8 @@ def read_problem(problem: Mapping[str, Any]) -> ManifestError | VerifyError:
 def read_output(output: Mapping[str, Any]) -> Drawn:
     """Pictures and what is told of them, of a job's output."""
     about, info = output["bakery"], json.loads(output.get("info") or "{}")
-    made, images = about["output"], output["images"]
+    made = about["output"]
+    images = [output["image"]] if "image" in output else output["images"]
     is_stored = made["delivery"] == "s3"
     return Drawn(
         pictures=() if is_stored else [base64.b64decode(each) for each in images],
@@ -139,6 +147,14 @@ def read_output(output: Mapping[str, Any]) -> Drawn:
         seconds=float(about["timings"]["total_s"]),
         notes=about["notes"],
     )
+
+
+def _read_picture(path: Path, where: str) -> str:
+    try:
+        return base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        what = f"{str(path)!r} cannot be read: {error.strerror}"
+        raise ManifestError(what, where=f"--field {where}") from error
 
 
 def _read_value(text: str) -> Any:

@@ -23,12 +23,16 @@ from typing import Any
 
 from bake.errors import MachineError
 from bake.serve.schema import make_schema
-from runtime.job.fields import FIELDS
+from runtime.job.fields import BY_NAME, FIELDS
+from runtime.job.rules.tasks import OF_AN_UPSCALING, UPSCALING, Endpoint, fields_off
 from runtime.worker import Worker
 
-PAGE = Path(__file__).with_name("page.html")
+_HERE = Path(__file__).parent
+_STYLE, _SCRIPTS = "page.css", ("page.js", "pictures.js", "written.js")
 MAX_BODY_BYTES = 30_000_000
 """As RunPod's load balancer has it."""
+_UPSCALERS = ("Lanczos", "Nearest")
+"""The webui's own, without a model."""
 _SILENCE_S = 60.0
 _CHUNK_BYTES = 1 << 16
 
@@ -57,9 +61,36 @@ def make_about(worker: Worker, image: str) -> dict[str, Any]:
         "webui": worker.webui.version,
         "checkpoints": [each.name for each in worker.of_role("checkpoint")],
         "loras": [each.name for each in worker.of_role("lora")],
+        "upscalers": list(_UPSCALERS),
+        "max_body_bytes": MAX_BODY_BYTES,
+        "unused": make_unused(),
         "sections": {each.name: each.section for each in FIELDS if each.only is None},
         "schema": schema,
     }
+
+
+def make_unused() -> dict[str, list[str]]:
+    """The fields of which nothing is made, by what a request is and what it has; as the worker's rules have it."""
+    unused = {UPSCALING: sorted(BY_NAME.keys() - OF_AN_UPSCALING.keys() | {"previews"})}
+    kinds: tuple[tuple[Endpoint, str, set[str]], ...] = (
+        ("txt2img", "", {"mask"}),
+        ("txt2img", "enable_hr", {"mask"}),
+        ("img2img", "", {"enable_hr", "image"}),
+        ("img2img", "mask", {"enable_hr", "image"}),
+    )
+    for endpoint, switch, never in kinds:
+        off = fields_off(endpoint, has_hires=switch == "enable_hr", has_mask=switch == "mask")
+        unused[f"{endpoint} {switch}".strip()] = sorted(off.keys() | never)
+    return unused
+
+
+def read_page() -> str:
+    """The page as it is served: one document with its style and its scripts in it."""
+    page, style, *scripts = (
+        (_HERE / name).read_text(encoding="utf-8") for name in ("page.html", _STYLE, *_SCRIPTS)
+    )
+    page = page.replace("<style></style>", f"<style>\n{style}</style>")
+    return page.replace("<script></script>", f"<script>\n{''.join(scripts)}</script>")
 
 
 def content_policy(page: str) -> str:
@@ -103,7 +134,7 @@ def serve_page(about: Mapping[str, Any], upstream: Upstream, *, port: int = 0) -
 
 
 def _documents(about: Mapping[str, Any]) -> dict[str, Any]:
-    page = PAGE.read_text(encoding="utf-8")
+    page = read_page()
     return {
         "page": page.encode(),
         "policy": content_policy(page),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import CODES
+from tests.conformance.pictures import PICTURE
 from tests.integration.worker import SMALL, RunningWorker, running
 from tests.ports import free_port
 
@@ -110,6 +111,16 @@ def test_the_picture_itself(client: Client, accept: str, begin: bytes) -> None:
     if begin == b"\x89PNG":
         _, job = client.draw(SMALL)
         assert content == base64.b64decode(job["images"][0])
+
+
+def test_the_picture_of_an_upscaling(client: Client) -> None:
+    larger = {"image": PICTURE, "upscaler_1": "Lanczos"}
+    answer, content = client.ask("POST", "/txt2img", larger, Accept="image/png")
+    assert answer.status == 200, content
+    _, job = client.draw(larger)
+    assert content == base64.b64decode(job["image"])
+    _, content = client.ask("POST", "/txt2img", larger, Accept="image/webp")
+    assert content.startswith(b"RIFF")
 
 
 def test_several_pictures_have_no_single_form(client: Client) -> None:

@@ -4,15 +4,17 @@ import base64
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from bake.cli.serving import make_environment
 from bake.errors import BakeError, ManifestError, VerifyError
 from bake.serve.job import events, make_input, read_output, read_problem
-from bake.serve.page import PAGE, content_policy, make_about
+from bake.serve.page import content_policy, make_about, make_unused, read_page
 from bake.serve.schema import make_schema
 from bake.settings import Settings
+from runtime.job.fields import FIELDS
 from tests.samples import make_worker
 
 
@@ -65,6 +67,32 @@ def test_the_loras_of_a_command_line() -> None:
             "civitai": "urn:air:sdxl:lora:civitai:122359@135867",
         },
     ]
+
+
+def test_pictures_of_a_command_line(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    one, other = (base64.b64encode(name).decode() for name in (b"a.png", b"b.png"))
+    files = [f"@{tmp_path}/{name}" for name in ("a.png", "b.png")]
+    over = (f"init_images={files[0]}", f"init_images={files[1]}", f"mask={files[0]}")
+    assert make_input("a cat", fields=over) == {
+        "prompt": "a cat",
+        "init_images": [one, other],
+        "mask": one,
+    }
+    # What is made larger has no prompt.
+    larger = make_input("", fields=(f"image={files[0]}", "upscaler_1=Lanczos"))
+    assert larger == {"image": one, "upscaler_1": "Lanczos"}
+    by_address = make_input("", fields=("mask=https://x.example/a.png", 'init_images=["1234"]'))
+    assert (by_address["mask"], by_address["init_images"]) == (
+        "https://x.example/a.png",
+        ["1234"],
+    )
+    with pytest.raises(ManifestError) as caught:
+        make_input("", fields=("mask=@nowhere.png",))
+    assert (
+        str(caught.value) == "--field mask: 'nowhere.png' cannot be read: No such file or directory"
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,6 +153,20 @@ def test_an_output() -> None:
     assert (stored.pictures, stored.links) == ((), ["https://x/1.png"])
 
 
+def test_the_output_of_an_upscaling() -> None:
+    about = {
+        "output": {"delivery": "base64", "format": "png"},
+        "timings": {"total_s": 1.5},
+        "notes": [],
+    }
+    image = base64.b64encode(b"picture").decode()
+    drawn = read_output({"image": image, "html_info": "<p></p>", "bakery": about})
+    assert (drawn.pictures, drawn.infotexts) == ([b"picture"], ())
+    about["output"] = {"delivery": "s3", "format": "png"}
+    stored = read_output({"image": "https://x/1.png", "html_info": "", "bakery": about})
+    assert stored.links == ["https://x/1.png"]
+
+
 def test_variables_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIVITAI_TOKEN", "abc")
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -142,7 +184,7 @@ def test_variables_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_is_one_file_and_its_policy_names_what_is_in_it() -> None:
-    page = PAGE.read_text(encoding="utf-8")
+    page = read_page()
     assert not re.findall(
         r"(?:src|href)=[\"'](?:https?:)?//|url\(|@import|\sstyle=|\son[a-z]+=", page
     )
@@ -163,3 +205,23 @@ def test_what_the_page_is_made_from() -> None:
     assert {name for name in properties if name not in about["sections"]} == {
         name for name, each in properties.items() if "type" not in each
     }
+
+
+def test_what_has_no_use_in_which_request() -> None:
+    unused = make_unused()
+    names = {each.name for each in FIELDS}
+    assert all(set(each) <= names for each in unused.values())
+    for name, used in (
+        ("prompt", {"txt2img", "txt2img enable_hr", "img2img", "img2img mask"}),
+        ("hr_scale", {"txt2img enable_hr"}),
+        ("denoising_strength", {"txt2img enable_hr", "img2img", "img2img mask"}),
+        ("init_images", {"txt2img", "txt2img enable_hr", "img2img", "img2img mask"}),
+        ("mask", {"img2img", "img2img mask"}),
+        ("mask_blur", {"img2img mask"}),
+        ("enable_hr", {"txt2img", "txt2img enable_hr"}),
+        ("resize_mode", {"img2img", "img2img mask", "extra-single-image"}),
+        ("image", {"txt2img", "txt2img enable_hr", "extra-single-image"}),
+        ("upscaler_1", {"extra-single-image"}),
+        ("image_format", set(unused)),
+    ):
+        assert {kind for kind in unused if name not in unused[kind]} == used, name

@@ -1,0 +1,215 @@
+/* Pictures that go in: chosen, dropped, pasted, or taken from a result; and a mask that is painted. */
+class Picture {
+  constructor({name, text, url, width, height, isMade}) {
+    Object.assign(this, {name, text, url, width, height, isMade});
+  }
+  get bytes() { return Math.floor(this.text.length * 3 / 4); }
+  toJSON() { return this.text; }
+}
+const PICKERS = {
+  init_images: {title: "Draw over", add: "Draw over a picture", more: "Another picture"},
+  image: {title: "Make larger", add: "Make a picture larger", more: "Another picture"},
+  mask: {title: "Mask", add: "Choose a mask", more: "Choose a mask"},
+};
+const pictures = {init_images: [], image: [], mask: []};
+
+const size = bytes => bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+/* What the request is, by the same rule as the worker's; a picture to make larger goes before those to draw over, which wait. */
+function task() { return pictures.image.length ? "extra-single-image" : pictures.init_images.length ? "img2img" : "txt2img"; }
+
+function makePicker(name) {
+  const id = `f-${name}`, {title, add} = PICKERS[name];
+  const input = el("input", {id, type: "file", name, accept: "image/png,image/jpeg,image/webp", multiple: name === "init_images", hidden: true});
+  const error = el("p", {className: "error", id: `${id}-error`}), rows = el("div", {className: "rows"});
+  const button = el("button", {type: "button", className: "small", id: `add-${name}`, textContent: add, "aria-describedby": error.id});
+  const box = el("div", {className: "picker", role: "group", "aria-label": title, "data-picture": name},
+    el("p", {className: "label", textContent: title}), rows, el("div", {className: "row"}, button), input, error);
+  button.addEventListener("click", () => input.click());
+  input.addEventListener("change", async () => { const files = [...input.files]; input.value = ""; await take(name, files, true); });
+  fields.set(name, {input, kind: "picture", error, box, rows, button});
+  return box;
+}
+function makePictures() {
+  const box = el("fieldset", {id: "pictures"}, el("legend", {textContent: "Pictures that go in"}), makePicker("init_images"), makePicker("image"), makePicker("mask"),
+    el("div", {id: "over"}), el("p", {className: "hint", id: "drop", textContent: "One can be dropped or pasted anywhere on this page."}));
+  const paint = el("button", {type: "button", className: "small", id: "paint", textContent: "Paint a mask"});
+  paint.addEventListener("click", openPainter);
+  fields.get("mask").button.before(paint);
+  return box;
+}
+function arrangePictures() {
+  const now = task();
+  for (const [name, {title, add, more}] of Object.entries(PICKERS)) {
+    const {box, button} = fields.get(name), count = pictures[name].length;
+    box.classList.toggle("empty", !count && name !== "mask");
+    button.textContent = count ? more : add;
+    button.hidden = count > 0 && name !== "init_images";
+  }
+  $("paint").textContent = pictures.mask[0]?.isMade ? "Go on painting" : "Paint a mask";
+  $("pictures").classList.toggle("idle", now === "txt2img");
+  $("drop").hidden = now !== "txt2img";
+}
+
+async function readPicture(blob, name, isMade) {
+  const limit = about.max_body_bytes;
+  if (blob.size * 4 / 3 > limit) throw new Error(`${name} has ${size(blob.size)}, a third more in base64; a request has at most ${limit / 1e6} MB`);
+  const url = URL.createObjectURL(blob), image = new Image();
+  image.src = url;
+  try { await image.decode(); } catch { URL.revokeObjectURL(url); throw new Error(`${name} is no picture that this browser knows`); }
+  const reader = new FileReader();
+  const read = new Promise((resolve, reject) => { reader.onload = () => resolve(reader.result); reader.onerror = () => reject(new Error(`${name} cannot be read`)); });
+  reader.readAsDataURL(blob);
+  const text = (await read).split(",")[1];
+  return new Picture({name: freeName(name), text, url, width: image.naturalWidth, height: image.naturalHeight, isMade});
+}
+/* A name that no other picture has, since what is copied reads files by their names. */
+function freeName(name) {
+  const names = new Set(Object.values(pictures).flat().map(each => each.name)), [, stem, end] = /^(.*?)(\.[^.]*)?$/s.exec(name);
+  for (let number = 1; ; number++) {
+    const made = number === 1 ? name : `${stem}-${number}${end ?? ""}`;
+    if (!names.has(made)) return made;
+  }
+}
+async function take(name, files, isMore, isMade = false) {
+  clearProblems(fields.get(name).box);
+  fields.get(name).box.classList.remove("wrong");
+  const taken = [];
+  for (const file of files) {
+    try { taken.push(await readPicture(file, file.name || "picture.png", isMade)); } catch (error) { problemAt(name, error.message); }
+  }
+  if (taken.length) setPictures(name, name === "init_images" ? [...(isMore ? pictures[name] : []), ...taken] : taken.slice(-1));
+}
+function setPictures(name, list) {
+  for (const each of pictures[name]) if (!list.includes(each)) URL.revokeObjectURL(each.url);
+  pictures[name] = list;
+  if (name === "init_images") { suggestSize(list[0]); dropMask(list[0]); }
+  if (name === "image" && !fields.get("upscaler_1").input.value) fields.get("upscaler_1").input.value = about.upscalers[0] ?? "";
+  fields.get(name).rows.replaceChildren(...list.map(each => makeRow(name, each)));
+  show();
+  const last = list.at(-1);
+  $("said").textContent = last ? `${last.name}, ${last.width} × ${last.height}` : "Removed";
+}
+function makeRow(name, picture) {
+  const error = el("p", {className: "error", id: `picture-${Math.random().toString(36).slice(2)}`});
+  const remove = el("button", {type: "button", className: "remove", textContent: "✕", "aria-label": `Remove ${picture.name}`, "aria-describedby": error.id});
+  remove.addEventListener("click", () => {
+    setPictures(name, pictures[name].filter(each => each !== picture));
+    const button = fields.get(name).button;
+    (name === "mask" ? $("paint") : button).focus();
+  });
+  const about_it = el("div", {}, el("p", {textContent: picture.name}), el("p", {className: "hint", textContent: `${picture.width} × ${picture.height}, ${size(picture.bytes)}`}));
+  const save = picture.isMade ? [el("a", {className: "button", href: picture.url, download: picture.name, textContent: "Save", "aria-label": `Save ${picture.name}`})] : [];
+  return el("div", {className: "chosen"}, el("img", {src: picture.url, alt: ""}), about_it, ...save, remove, error);
+}
+/* The webui stretches to 512 × 512 where nothing else is asked for. */
+function suggestSize(picture) {
+  const inputs = ["width", "height"].map(each => fields.get(each).input);
+  if (inputs.some(each => each.value && each.value !== each.dataset.suggested)) return;
+  const factor = picture ? Math.min(1, 1024 / Math.max(picture.width, picture.height)) : 0;
+  [picture?.width, picture?.height].forEach((side, number) => {
+    inputs[number].value = inputs[number].dataset.suggested = picture ? Math.max(64, Math.round(side * factor / 8) * 8) : "";
+  });
+}
+/* A painted mask stays as long as it fits: over the next picture of the same size, the same part is drawn again. */
+function dropMask(picture) {
+  const [mask] = pictures.mask;
+  if (mask?.isMade && picture && (mask.width !== picture.width || mask.height !== picture.height)) { strokes = []; setPictures("mask", []); }
+}
+
+let strokes = [], stroke = null;
+function openPainter() {
+  const [{url, width, height}] = pictures.init_images;
+  if (!pictures.mask[0]?.isMade) strokes = [];
+  Object.assign($("canvas"), {width, height});
+  $("under").src = url;
+  $("easel").style.setProperty("--ratio", width / height);
+  $("erase").checked = false;
+  repaint();
+  $("painter").showModal();
+}
+function brushPixels() { return Math.max(1, Number($("brush").value) / 100 * Math.min($("canvas").width, $("canvas").height)); }
+function paintFrom({points, width, isErasing, clears}, from) {
+  const context = $("canvas").getContext("2d");
+  if (clears) context.clearRect(0, 0, $("canvas").width, $("canvas").height);
+  Object.assign(context, {lineWidth: width, lineCap: "round", strokeStyle: "#d9480f", fillStyle: "#d9480f", globalCompositeOperation: isErasing ? "destination-out" : "source-over"});
+  for (const [number, [x, y]] of points.entries()) {
+    if (number < from) continue;
+    context.beginPath();
+    if (number) { context.moveTo(...points[number - 1]); context.lineTo(x, y); context.stroke(); }
+    else { context.arc(x, y, width / 2, 0, 2 * Math.PI); context.fill(); }
+  }
+}
+function repaint() {
+  const {width, height} = $("canvas");
+  $("canvas").getContext("2d").clearRect(0, 0, width, height);
+  for (const each of strokes) paintFrom(each, 0);
+  for (const name of ["undo", "clear"]) $(name).setAttribute("aria-disabled", String(!strokes.length));
+}
+function placeRing(event) {
+  const {left, top, width} = $("canvas").getBoundingClientRect(), across = brushPixels() * width / $("canvas").width;
+  Object.assign($("ring").style, {width: `${across}px`, height: `${across}px`, left: `${event.clientX - left - across / 2}px`, top: `${event.clientY - top - across / 2}px`});
+  $("ring").hidden = event.pointerType === "touch";
+}
+function paintTo(event) {
+  const {left, top, width, height} = $("canvas").getBoundingClientRect(), from = stroke.points.length;
+  const all = event.getCoalescedEvents?.() ?? [];
+  for (const each of all.length ? all : [event])
+    stroke.points.push([(each.clientX - left) * $("canvas").width / width, (each.clientY - top) * $("canvas").height / height]);
+  paintFrom(stroke, from);
+}
+function undo() { strokes.pop(); repaint(); }
+/* Black and white, of the picture's size; none where nothing is painted. */
+function takeMask() {
+  stroke = null;
+  const {width, height} = $("canvas"), made = el("canvas", {width, height}), context = made.getContext("2d");
+  const painted = $("canvas").getContext("2d").getImageData(0, 0, width, height), pixels = new Uint32Array(painted.data.buffer);
+  let isEmpty = true;
+  for (let at = 0; at < pixels.length; at++) {
+    const isPainted = painted.data[4 * at + 3] >= 128;
+    pixels[at] = isPainted ? 0xffffffff : 0xff000000;
+    isEmpty &&= !isPainted;
+  }
+  if (isEmpty) { if (pictures.mask[0]?.isMade) setPictures("mask", []); return; }
+  context.putImageData(painted, 0, 0);
+  const url = made.toDataURL("image/png");
+  pictures.mask = [];
+  setPictures("mask", [new Picture({name: freeName("mask.png"), text: url.split(",")[1], url, width, height, isMade: true})]);
+}
+
+for (const [name, act] of [["undo", undo], ["clear", () => { strokes.push({points: [], clears: true}); repaint(); }], ["painted", () => $("painter").close()]]) $(name).addEventListener("click", act);
+$("painter").addEventListener("close", () => { takeMask(); $("paint").focus(); });
+$("canvas").addEventListener("pointerdown", event => {
+  if (event.button || !event.isPrimary) return;
+  $("canvas").setPointerCapture(event.pointerId);
+  stroke = {points: [], width: brushPixels(), isErasing: $("erase").checked};
+  strokes.push(stroke);
+  paintTo(event);
+  for (const name of ["undo", "clear"]) $(name).setAttribute("aria-disabled", "false");
+});
+$("canvas").addEventListener("pointermove", event => { placeRing(event); if (stroke && event.isPrimary) paintTo(event); });
+for (const name of ["pointerup", "pointercancel"]) $("canvas").addEventListener(name, () => { stroke = null; });
+$("canvas").addEventListener("pointerleave", () => { $("ring").hidden = true; });
+$("painter").addEventListener("keydown", event => {
+  if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); undo(); }
+});
+
+const filesOf = data => [...(data?.files ?? [])];
+document.addEventListener("paste", event => {
+  const files = filesOf(event.clipboardData), isText = event.clipboardData.types.includes("text/plain") && event.target.closest?.("input, textarea");
+  if (!files.length || isText || $("painter").open) return;
+  event.preventDefault();
+  take(task() === "extra-single-image" ? "image" : "init_images", files, false);
+});
+document.addEventListener("dragover", event => {
+  if (!event.dataTransfer.types.includes("Files") || $("painter").open) return;
+  event.preventDefault();
+  $("pictures").classList.add("awaits");
+});
+for (const name of ["dragleave", "drop"]) document.addEventListener(name, event => { if (name === "drop" || !event.relatedTarget) $("pictures").classList.remove("awaits"); });
+document.addEventListener("drop", event => {
+  const files = filesOf(event.dataTransfer);
+  if (!files.length) return;
+  event.preventDefault();
+  const onto = event.target.closest?.("[data-picture]")?.dataset.picture;
+  take(onto ?? (task() === "extra-single-image" ? "image" : "init_images"), files, false);
+});
