@@ -28,7 +28,7 @@ from runtime.job.rules.tasks import OF_AN_UPSCALING, UPSCALING, Endpoint, fields
 from runtime.worker import Worker
 
 _HERE = Path(__file__).parent
-_STYLE, _SCRIPTS = "page.css", ("page.js", "pictures.js", "written.js")
+_STYLE, _SCRIPTS = "page.css", ("page.js", "pictures.js", "painter.js", "written.js")
 MAX_BODY_BYTES = 30_000_000
 """As RunPod's load balancer has it."""
 _UPSCALERS = ("Lanczos", "Nearest")
