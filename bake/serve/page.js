@@ -7,10 +7,10 @@ const el = (tag, set = {}, ...children) => {
   made.append(...children);
   return made;
 };
-const FIRST = [["prompt"], ["negative_prompt"], "pictures", ["upscaler_1", "upscaling_resize"], ["width", "height"], ["steps", "cfg_scale"], ["sampler_name", "scheduler"], ["seed", "batch_size"], "loras", ["previews"]];
+const FIRST = [["prompt"], ["negative_prompt"], "pictures", ["upscaler_1", "upscaling_resize"], ["width", "height"], ["steps", "cfg_scale"], ["sampler_name", "scheduler"], ["seed", "batch_size"], "loras"];
 const WORDS = {prompt: "Prompt", negative_prompt: "Not in the picture", width: "Width", height: "Height", steps: "Steps", cfg_scale: "Guidance",
   sampler_name: "Sampler", scheduler: "Scheduler", seed: "Seed", batch_size: "Pictures", n_iter: "Batches", checkpoint: "Checkpoint",
-  upscaler_1: "Upscaler", upscaling_resize: "Times as large", previews: "Show it while it is drawn"};
+  upscaler_1: "Upscaler", upscaling_resize: "Times as large", previews: "Show it meanwhile"};
 const SECTIONS = [["picture", "More of the picture"], ["sampling", "Sampling"], ["hires", "Hires fix"], ["init", "Drawing over a picture"], ["upscaling", "Making a picture larger"],
   ["model", "Models"], ["output", "Output"]];
 /* Fields that stand elsewhere in one kind of request. */
@@ -86,7 +86,7 @@ function makeLoras() {
     el("datalist", {id: "known-loras"}, ...about.loras.map(each => el("option", {value: each}))));
 }
 function build() {
-  const properties = about.schema.properties, used = new Set([...FIRST.flat(), "init_images", "image", "mask"]);
+  const properties = about.schema.properties, used = new Set([...FIRST.flat(), "init_images", "image", "mask", "previews"]);
   for (const names of FIRST) {
     if (names === "pictures") { $("first").append(makePictures()); continue; }
     if (names === "loras") { $("first").append(makeLoras()); continue; }
@@ -98,6 +98,7 @@ function build() {
     if (names.length) $("rest").append(el("details", {}, el("summary", {textContent: title}), el("div", {id: `section-${section}`}, ...names.map(name => makeField(name, properties[name], false)))));
   }
   $("form").append(...lists);
+  $("draw").parentElement.append(makeField("previews", properties.previews, true));
   for (const name of Object.keys(MOVED)) { const {box} = fields.get(name); homes.set(name, [box.parentElement, box.nextElementSibling]); }
   fields.get("sampler_name").input.placeholder = properties.sampler_index?.default ?? "";
   fields.get("scheduler").input.placeholder = "Automatic";

@@ -14,7 +14,7 @@ function brushPixels() { return Math.max(1, Number($("brush").value) / 100 * Mat
 function paintFrom({points, width, isErasing, clears}, from) {
   const context = $("canvas").getContext("2d");
   if (clears) context.clearRect(0, 0, $("canvas").width, $("canvas").height);
-  Object.assign(context, {lineWidth: width, lineCap: "round", strokeStyle: "#d9480f", fillStyle: "#d9480f", globalCompositeOperation: isErasing ? "destination-out" : "source-over"});
+  Object.assign(context, {lineWidth: width, lineCap: "round", strokeStyle: "#c026d3", fillStyle: "#c026d3", globalCompositeOperation: isErasing ? "destination-out" : "source-over"});
   for (const [number, [x, y]] of points.entries()) {
     if (number < from) continue;
     context.beginPath();
@@ -45,7 +45,8 @@ function undo() { strokes.pop(); repaint(); }
 function takeMask() {
   stroke = null;
   const {width, height} = $("canvas"), made = el("canvas", {width, height}), context = made.getContext("2d");
-  const painted = $("canvas").getContext("2d").getImageData(0, 0, width, height), pixels = new Uint32Array(painted.data.buffer);
+  context.drawImage($("canvas"), 0, 0);
+  const painted = context.getImageData(0, 0, width, height), pixels = new Uint32Array(painted.data.buffer);
   let isEmpty = true;
   for (let at = 0; at < pixels.length; at++) {
     const isPainted = painted.data[4 * at + 3] >= 128;

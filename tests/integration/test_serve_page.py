@@ -18,11 +18,11 @@ from tests.integration.serve_case import SMALL, Served, draw, fill, ready, refus
 
 Scheme = Literal["light", "dark"]
 
-_PLACES = """() => ["#stage", "#report", ".request", "#rest"].map(each => {
+_PLACES = """() => scrollTo(0, 0) ?? ["#stage", "#report", ".request", "#rest"].map(each => {
     const box = document.querySelector(each).getBoundingClientRect();
     return [each, box.left, box.top + scrollY, box.width];
 })"""
-"""Where things are on the page, however far it is scrolled."""
+"""Where things are on the page, from its top: half of them stay in sight when it is scrolled."""
 
 
 @pytest.fixture(scope="module")
