@@ -269,8 +269,7 @@ async def _read_input(request: web.Request, form: str) -> Any:
 
 
 def _picture(result: Mapping[str, Any], form: str, job_id: str) -> web.Response:
-    images = [result["image"]] if "image" in result else result["images"]
-    made = result["bakery"]["output"]
+    images, made = result.get("images") or [result["image"]], result["bakery"]["output"]
     if len(images) != 1:
         what = f"the request asks for {len(images)} pictures, of which {_JSON} is the form"
         return problem(406, "invalid_request", what, job_id=job_id)
