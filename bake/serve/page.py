@@ -71,7 +71,8 @@ def make_about(worker: Worker, image: str) -> dict[str, Any]:
 
 def make_unused() -> dict[str, list[str]]:
     """The fields of which nothing is made, by what a request is and what it has; as the worker's rules have it."""
-    unused = {UPSCALING: sorted(BY_NAME.keys() - OF_AN_UPSCALING.keys() | {"previews"})}
+    upscaling = BY_NAME.keys() - OF_AN_UPSCALING.keys() | {"previews"}
+    unused: dict[str, list[str]] = {UPSCALING: sorted(upscaling)}
     kinds: tuple[tuple[Endpoint, str, set[str]], ...] = (
         ("txt2img", "", {"mask"}),
         ("txt2img", "enable_hr", {"mask"}),
