@@ -3,13 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-SHELL_FILES := .ci/run requirements/pin-images demo/run demo/draw demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
+SHELL_FILES := .ci/run .ci/changed requirements/pin-images requirements/trim-runtime demo/run demo/draw demo/road demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
 
 # the webui's environment is for one platform only, that of its base image
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
-.PHONY: help venv demo bake check format test test-unit test-paused webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
+.PHONY: help venv demo road bake changed summary sign signature deploy check format test test-unit test-paused webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -25,8 +25,28 @@ $(VENV)/ready: requirements/dev.txt pyproject.toml
 demo: venv ## Bake the demo image from nothing and draw a picture with it
 	demo/run
 
+road: venv ## Take the demo from an edited manifest to an endpoint and back, as CI does a model
+	demo/road
+
 bake: venv ## Bake the image of MANIFEST; further options in BAKE_FLAGS, such as --locked --push
 	$(BIN)/bake image $(or $(MANIFEST),$(error name a manifest: make bake MANIFEST=manifests/deliberate-v6.yaml)) $(BAKE_FLAGS)
+
+changed: ## Print which manifests differ from the commit SINCE, as a JSON list; MANIFEST=FILE prints that one
+	@.ci/changed "$(SINCE)" "$(MANIFEST)"
+
+summary: venv ## Write what a change of MANIFEST since the commit SINCE means, as Markdown
+	@git rev-parse --quiet --verify '$(SINCE)^{commit}' >/dev/null || { echo 'SINCE names no commit: make summary MANIFEST=FILE SINCE=origin/main' >&2; exit 2; }
+	@mkdir -p build && git show '$(SINCE):$(MANIFEST:.yaml=.lock.json)' > build/before.lock.json 2>/dev/null || true
+	@$(BIN)/bake summary $(MANIFEST) --before build/before.lock.json $(BAKE_FLAGS)
+
+sign: venv ## Sign what was pushed of MANIFEST, and its documents; keyless in CI, else SIGN_FLAGS="--key FILE"
+	$(BIN)/bake sign $(MANIFEST) $(SIGN_FLAGS)
+
+signature: venv ## Check that IDENTITY has signed it (a workflow of GitHub's), or another by VERIFY_FLAGS="--key FILE"
+	$(BIN)/bake verify --signature $(MANIFEST) $(if $(IDENTITY),--identity $(IDENTITY) --issuer https://token.actions.githubusercontent.com) $(VERIFY_FLAGS)
+
+deploy: venv ## Make or change the RunPod endpoint of MANIFEST, with IMAGE if not the last bake's
+	$(BIN)/bake deploy $(MANIFEST) --yes $(if $(IMAGE),--image $(IMAGE)) $(DEPLOY_FLAGS)
 
 format: venv ## Mend what the formatter and the linter can mend
 	$(BIN)/ruff check --fix .
@@ -61,6 +81,13 @@ engine-stop: ## End the private engine, leave nothing running
 
 runtime-venvs: .venv-runtime/ready .venv-runtime-latest/ready .venv-swift/ready ## Make the environments of the integration tests: the worker's (both SDKs), and an S3 server's
 
+# as Dockerfile.final makes it
+.venv-runtime/ready: requirements/runtime.txt requirements/trim-runtime | $(VENV)/ready
+	$(PYTHON) -m venv --clear --without-pip .venv-runtime
+	$(BIN)/pip --python .venv-runtime/bin/python install --quiet --no-deps --require-hashes --requirement $<
+	sh requirements/trim-runtime .venv-runtime/lib/python*/site-packages
+	touch $@
+
 .venv-%/ready: requirements/%.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --require-hashes --requirement $<
@@ -85,7 +112,7 @@ standins: venv ## Serve the stand-ins for CivitAI and Hugging Face until interru
 
 locks: venv ## Resolve the hashed locks again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --output-file requirements/dev.txt pyproject.toml requirements/build.in
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime.txt requirements/runtime.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --excludes requirements/runtime-left-out.txt --output-file requirements/runtime.txt requirements/runtime.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime-latest.txt requirements/runtime-latest.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/swift.txt requirements/swift.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file demo/requirements.txt demo/requirements.in

@@ -162,6 +162,12 @@ def _token(text: str) -> str:
     return text
 
 
+def _password(text: str) -> str:
+    if not text.isprintable():
+        raise Unfit("the password does not fit; expected one line that can be typed")
+    return text
+
+
 def _variable(
     name: str,
     parse: Callable[[str], Any],
@@ -214,6 +220,8 @@ class Settings:
     huggingface_token: str | None = _variable("HF_TOKEN", _token, "sent to Hugging Face, nowhere else", is_secret=True)
     runpod_url: str = _variable("RUNPOD_API_URL", _base_url, "RunPod's API, or a stand-in for trials", default=RUNPOD_URL)
     runpod_token: str | None = _variable("RUNPOD_API_KEY", _token, "an API key with read and write access to Serverless; sent to RunPod, nowhere else", is_secret=True)
+    signing_password: str | None = _variable("BAKE_KEY_PASSWORD", _password, "the password of the key that `bake sign IMAGE --key FILE` signs with", is_secret=True)
+    sigstore_token: str | None = _variable("SIGSTORE_ID_TOKEN", _token, "an OIDC token to sign with instead of a key, where no CI job's own is at hand; sent to Sigstore, nowhere else", is_secret=True)
     # fmt: on
     backoff_s: float = 1.0
     """As `runtime.retry.Retry` has it, for sources."""

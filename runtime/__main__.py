@@ -28,6 +28,15 @@ from runtime.webui.keeper import Keeper
 from runtime.webui.process import WebuiProcess, WebuiProcessError
 from runtime.worker import Device, Worker
 
+_SDK_DEFAULTS = {
+    # Its own default, DEBUG, logs every job and its whole output.
+    "RUNPOD_LOG_LEVEL": "INFO",
+    # Its checks of the machine come after the webui has loaded the model on the card. They would run nvidia-smi and
+    # a program on the card, and end a worker whose host's disk is 90% full or that does not reach 8.8.8.8.
+    "RUNPOD_SKIP_GPU_CHECK": "true",
+    "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+}
+
 
 def main() -> int:
     """Runs the worker; returns its exit code."""
@@ -56,8 +65,8 @@ def main() -> int:
     try:
         began = time.monotonic()
         keeper.start()
-        # The SDK logs every job and its whole output at its default level, DEBUG.
-        os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+        for name, value in _SDK_DEFAULTS.items():
+            os.environ.setdefault(name, value)
         # The one imports the SDK, the other an HTTP server.
         if settings.server == "http":
             from runtime.http_server import HttpServer as Server  # noqa: PLC0415

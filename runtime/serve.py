@@ -1,6 +1,6 @@
 """Taking jobs with the RunPod SDK: what differs between its ways of running, and how a worker ends.
 
-Works with 1.7.10 (in the image) and with the newest; what is used of the SDK is `start` with its `handler`,
+Works with the one in the image and with the newest; what is used of the SDK is `start` with its `handler`,
 `concurrency_modifier` and `refresh_worker` entries, `progress_update`, and the list of jobs in progress.
 """
 

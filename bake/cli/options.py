@@ -47,6 +47,11 @@ build_dir_option = click.option(
 )
 
 
+trust_config_option = click.option(
+    "--trust-config",
+    type=click.Path(path_type=Path),
+    help="A Sigstore of your own instead of the public one: its ClientTrustConfig, as JSON.",
+)
 no_load_option = click.option(
     "--no-load",
     "load",
@@ -82,6 +87,11 @@ def device_option(meaning: str) -> Callable[[_Function], _Function]:
 
 def bake_options(function: _Function) -> _Function:
     """What every command that bakes takes, and `bake plan`."""
+    return build_options(fail_fast_option(manifests_argument(function)))
+
+
+def build_options(function: _Function) -> _Function:
+    """Of that, what is about one manifest's bake."""
     for option in (
         click.option(
             "--build-arg",
@@ -94,8 +104,6 @@ def bake_options(function: _Function) -> _Function:
         ),
         device_option("What the warm-up draws on."),
         build_dir_option,
-        fail_fast_option,
-        manifests_argument,
     ):
         function = option(function)
     return function

@@ -14,7 +14,7 @@ from bake.image.engine.docker import Engine
 from bake.image.kept import Kept
 from bake.image.layout import LAYOUT_SCHEME, parse_layout, read_from_layout
 from bake.image.oci.model import Image
-from bake.image.oci.reference import parse_reference
+from bake.image.oci.reference import Reference, parse_reference
 from bake.image.registry.client import RegistryClient
 from bake.image.saved import IMAGE_FILE, load_saved_image
 from bake.image.source import read_from_engine, read_from_registry
@@ -115,6 +115,25 @@ def _enter_engine(stack: ExitStack, console: Console, *, is_needed: bool) -> Eng
             raise
         console.say(f"{error.what}; looking in the registry")
         return None
+
+
+def pushed_reference(what: str, *, build_dir: Path) -> Reference:
+    """Where a registry has what was baked here from a manifest, by its digest; or a reference as it is.
+
+    Raises:
+        ManifestError: it is neither, or the manifest is wrong.
+        BuildError: the manifest is not baked yet.
+    """
+    baked = find_baked(what, build_dir=build_dir)
+    if baked is None:
+        return parse_reference(what)
+    if not baked.reference:
+        raise ManifestError(
+            "a build folder does not say which registry it was pushed to",
+            where=what,
+            hint=f"name the manifest, or the image: registry/name@{baked.image.digest}",
+        )
+    return parse_reference(baked.reference).at(baked.image.digest)
 
 
 def need_baked(what: str, *, build_dir: Path) -> BakedImage:

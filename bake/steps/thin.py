@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def _environment(situation: Situation, _earlier: Earlier) -> Document:
-    lock = hash_tree(assets.RUNTIME_LOCK)
-    return {**_of_both(situation), "requirements/runtime.txt": lock}
+    files = (assets.RUNTIME_LOCK, assets.RUNTIME_TRIM)
+    hashes = {f"requirements/{file.name}": hash_tree(file) for file in files}
+    return {**_of_both(situation), **hashes}
 
 
 def _runtime(situation: Situation, _earlier: Earlier) -> Document:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,13 @@ def test_the_first_bake_runs_every_step(baked: Events, bakery: Bakery) -> None:
     assert json.loads(config.read_text()).keys() == DEFAULTS.keys()
     picture = Image.open(bakery.build / "demo" / "picture.png")
     assert picture.size == (512, 512)
+
+
+def test_the_worker_s_environment_is_thin(baked: Events, bakery: Bakery) -> None:
+    layer = bakery.build / "demo" / "layers" / "environment.tar.gz"
+    assert layer.stat().st_size < 25_000_000
+    with tarfile.open(layer) as tar:
+        assert sum(member.size for member in tar) < 70_000_000
 
 
 def test_a_red_circle_is_red(pictures: dict[str, bytes]) -> None:

@@ -20,6 +20,7 @@ RESOURCES = {
     "requirements/runtime.txt",
     "requirements/slim.py",
     "requirements/torch.txt",
+    "requirements/trim-runtime",
     "requirements/webui.txt",
     "requirements/xformers.txt",
 }

@@ -57,6 +57,8 @@ class MemoryRegistry(HTTPAdapter):
         """By repository and digest."""
         self.tags: dict[str, bytes] = {}
         """Manifests by `repository:version`."""
+        self.lists_referrers = True
+        """Distribution-spec 1.1; without it, who attaches something keeps the list in a tag."""
         self.uploads: dict[str, bytes] = {}
         self.storage: list[Reply] = []
         """What any other host answers, one after the other."""
@@ -120,6 +122,8 @@ class MemoryRegistry(HTTPAdapter):
     def _answer(self, operation: Operation, request: requests.PreparedRequest) -> Reply:
         parts = urlsplit(str(request.url))
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        if operation == "list referrers":
+            return self._referrers(parts.path)
         found = re.fullmatch(r"/v2/(.+)/(?:blobs|manifests)/(.*)", parts.path)
         if not found:
             return Reply(status=404)
@@ -129,7 +133,7 @@ class MemoryRegistry(HTTPAdapter):
         if operation in ("find blob", "get blob"):
             return self._blob(blobs, rest, request.headers.get("Range", ""))
         if operation == "get manifest":
-            manifest = self.tags.get(f"{repository}:{rest}")
+            manifest = self.tags.get(f"{repository}:{rest}") or self._by_digest(repository, rest)
             return Reply(status=200, body=manifest) if manifest else Reply(status=404)
         if operation == "put manifest":
             return self._put_manifest(f"{repository}:{rest}", blobs, body)
@@ -150,11 +154,32 @@ class MemoryRegistry(HTTPAdapter):
 
     def _put_manifest(self, name: str, blobs: dict[str, bytes], body: bytes) -> Reply:
         manifest = json.loads(body)
-        named = [manifest["config"], *manifest["layers"]]
+        named = [manifest["config"], *manifest["layers"]] if "config" in manifest else []
         if any(each["digest"] not in blobs for each in named):
             return Reply(status=400, body=b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}')
         self.tags[name] = body
-        return Reply(status=201)
+        subject = manifest.get("subject") if self.lists_referrers else None
+        return Reply(status=201, headers={"OCI-Subject": subject["digest"]} if subject else {})
+
+    def _by_digest(self, repository: str, digest: str) -> bytes | None:
+        for name, body in self.tags.items():
+            is_it = f"sha256:{hashlib.sha256(body).hexdigest()}" == digest
+            if is_it and name.startswith(f"{repository}:"):
+                return body
+        return None
+
+    def _referrers(self, path: str) -> Reply:
+        found = re.fullmatch(r"/v2/(.+)/referrers/(sha256:.*)", path)
+        if not self.lists_referrers or not found:
+            return Reply(status=404)
+        listed = []
+        for name, body in self.tags.items():
+            manifest, (repository, _, digest) = json.loads(body), name.partition(":")
+            about = manifest.get("subject", {}).get("digest")
+            if repository == found[1] and digest.startswith("sha256:") and about == found[2]:
+                entry = {key: manifest[key] for key in ("mediaType", "artifactType", "annotations")}
+                listed.append({**entry, "digest": digest, "size": len(body)})
+        return Reply(status=200, body=json.dumps({"manifests": listed}).encode())
 
     def _upload(
         self,
@@ -192,6 +217,8 @@ def operation_of(request: requests.PreparedRequest) -> Operation:
     parts = urlsplit(str(request.url))
     if parts.hostname == TOKEN_HOST:
         return "get token"
+    if "/referrers/" in parts.path:
+        return "list referrers"
     if "/manifests/" in parts.path:
         return "put manifest" if request.method == "PUT" else "get manifest"
     if request.method == "HEAD":

@@ -86,8 +86,6 @@ class Platform:
             "RUNPOD_WEBHOOK_GET_JOB": f"{base}/job-take/$ID?gpu=stand-in",
             "RUNPOD_WEBHOOK_POST_OUTPUT": f"{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=stand-in",
             "RUNPOD_WEBHOOK_PING": f"{base}/ping/$RUNPOD_POD_ID",
-            # The newest SDK's checks of the machine ask an address on the internet.
-            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
         }
 
     def submit(self, value: Any) -> Job:

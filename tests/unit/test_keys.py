@@ -29,6 +29,7 @@ EXPECTED = {
     "requirements/webui.txt": "base",
     "requirements/xformers.txt": "base",
     "requirements/runtime.txt": "environment",
+    "requirements/trim-runtime": "environment",
     # how the base is built
     "bake/image/build/base.py": "base",
     "bake/image/build/dockerfile.py": "base",

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import io
 import json
+import re
 import tokenize
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,23 @@ def test_the_schema_has_every_field_and_allows_no_other() -> None:
     assert schema["properties"]["styles"]["type"] == ["array", "null"]
 
 
-def test_the_workers_environment_holds_nothing_that_only_a_build_needs() -> None:
-    text = (DOCS.parent / "requirements" / "runtime.txt").read_text(encoding="utf-8")
-    names = {
-        line.split("==")[0] for line in text.splitlines() if "==" in line and line[0].isalpha()
-    }
-    assert {"runpod", "requests", "pillow"} <= names
+def test_the_workers_environment_holds_nothing_that_only_a_build_needs_or_that_is_left_out() -> (
+    None
+):
+    folder = DOCS.parent / "requirements"
+    text = (folder / "runtime.txt").read_text(encoding="utf-8")
+    names = set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE))
+    assert {"runpod", "requests", "pillow", "boto3", "fastapi", "uvicorn"} <= names
     unwanted = {"torch", "numpy", "setuptools", "wheel", "pip", "cython", "pytest", "docker"}
     assert names & unwanted == set()
-    assert "runpod==1.7.10 " in text
+    assert "runpod==1.12.0 " in text
+    groups = (folder / "runtime-left-out.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    for group in groups[1:]:
+        reason = [line for line in group.splitlines() if line.startswith("# ")]
+        left_out = [line for line in group.splitlines() if not line.startswith("#")]
+        assert reason, f"{left_out} are left out for no reason"
+        assert left_out == sorted(left_out)
+        assert names & set(left_out) == set()
 
 
 def test_the_runtime_stays_small() -> None:

@@ -18,9 +18,11 @@ from bake.console import Console
 from bake.errors import BakeError
 from bake.image.final.assemble import assemble
 from bake.image.oci.model import Image, sha256_digest
+from bake.image.oci.reference import parse_reference
 from bake.image.registry import push as pushing
 from bake.image.registry.answers import Meaning, Operation, meaning_of
 from bake.image.registry.push import PushReport, push_image
+from bake.image.registry.referrers import attached
 from tests.standins.registry_memory import HOST, TOKEN_HOST, MemoryRegistry, Reply
 from tests.unit.test_assemble import CONFIG, THIN, WEIGHTS, make_base
 
@@ -95,6 +97,9 @@ def outcome(registry: MemoryRegistry, operation: Operation) -> str:
                     return "other bytes, which their digest shows"
         else:
             push(image, registry)
+        if operation == "list referrers":
+            pushed = parse_reference(REFERENCE).at(image.digest)
+            list(attached(registry.client(), pushed, "application/x-test"))
         failed = ""
     except BakeError as error:
         failed = str(error)
@@ -103,7 +108,7 @@ def outcome(registry: MemoryRegistry, operation: Operation) -> str:
     assert not registry.leaks
     there = registry.tags.get("you/model:1")
     assert there in (None, image.manifest_json)
-    if operation == "get blob":
+    if operation in ("get blob", "list referrers"):
         return failed or "done"
     if failed and operation not in ("get manifest", "put manifest"):
         assert there is None, "the tag has moved, and the push says that it failed"

@@ -153,6 +153,8 @@ BAD = {
     "HF_TOKEN": "ümlaut",
     "RUNPOD_API_URL": "http://mirror.example",
     "RUNPOD_API_KEY": "two words",
+    "BAKE_KEY_PASSWORD": "two\nlines",
+    "SIGSTORE_ID_TOKEN": "two words",
 }
 
 
@@ -174,7 +176,7 @@ def test_a_bad_value_is_named_with_what_was_expected(name: str) -> None:
 
 
 def test_all_bad_values_are_named_at_once() -> None:
-    with pytest.raises(ManifestError, match="the environment has 22 mistakes") as raised:
+    with pytest.raises(ManifestError, match="the environment has 24 mistakes") as raised:
         Settings.from_environment(BAD)
     assert all(f"  {name}: " in str(raised.value) for name in BAD)
 

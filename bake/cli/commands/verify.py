@@ -7,9 +7,15 @@ from typing import Any
 
 import click
 
-from bake.cli.options import build_dir_option, fail_fast_option, json_option, quiet_option
+from bake.cli.options import (
+    build_dir_option,
+    fail_fast_option,
+    json_option,
+    quiet_option,
+    trust_config_option,
+)
 from bake.cli.several import run_each
-from bake.cli.subject import Opened, Place, open_image
+from bake.cli.subject import Opened, Place, open_image, pushed_reference
 from bake.console import Console
 from bake.errors import BuildError, MachineError, ManifestError, VerifyError
 from bake.image.engine.docker import Engine
@@ -35,6 +41,18 @@ _JOB = {
 @click.option(
     "--lock", "lock_file", type=click.Path(path_type=Path), help="Compare with this lock."
 )
+@click.option(
+    "--signature",
+    "who_only",
+    is_flag=True,
+    help="Say who signed it, and nothing else: see --identity and --key.",
+)
+@click.option("--identity", help="Who should have signed: an address, or a workflow's URL.")
+@click.option("--issuer", help="Who should say so: https://token.actions.githubusercontent.com.")
+@click.option(
+    "--key", type=click.Path(path_type=Path), help="The public key that should have signed (PEM)."
+)
+@trust_config_option
 @click.option("--no-start", is_flag=True, help="Do not start the worker.")
 @click.option(
     "--no-cache",
@@ -50,6 +68,7 @@ _JOB = {
 @json_option
 def command(
     subjects: tuple[str, ...], *, registry: bool, lock_file: Path | None, no_start: bool, cached: bool, build_dir: Path, fail_fast: bool, quiet: bool, as_json: bool,
+    who_only: bool, identity: str | None, issuer: str | None, key: Path | None, trust_config: Path | None,
 ) -> None:  # fmt: skip
     """Check that images hold what their lock says, keep no secret, and serve a picture.
 
@@ -57,7 +76,20 @@ def command(
     Every byte above the base is read and hashed; what is known of the same bytes from an earlier time
     is not looked for again. A layer of the base is looked through for secrets once. The worker is
     started, with no network, where the engine has the image.
+
+    With --signature its registry is asked who signed it, and no layer is read.
     """
+    if who_only:
+        from bake.cli.signature import check_signature  # noqa: PLC0415  # the extra `sign`
+
+        def ask(what: str, console: Console) -> None:
+            reference = pushed_reference(what, build_dir=build_dir)
+            check_signature(reference, identity=identity, issuer=issuer, key=key, trust_config=trust_config, console=console)  # fmt: skip
+
+        run_each(subjects, ask, as_json=as_json, quiet=quiet, fail_fast=fail_fast)
+        return
+    if identity or issuer or key or trust_config:
+        raise ManifestError("--identity, --issuer, --key and --trust-config are about a signature", hint=f"bake verify --signature {subjects[0]}")  # fmt: skip
     if lock_file and len(subjects) > 1:
         raise ManifestError("a lock is for one image", where="--lock", hint="verify them apart")
     lock = read_lock(lock_file) if lock_file else None

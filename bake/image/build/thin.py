@@ -67,12 +67,13 @@ def _make_context(folder: Path) -> Path:
         ignore=shutil.ignore_patterns("__pycache__"),
     )
     (folder / "requirements").mkdir()
-    shutil.copy(assets.RUNTIME_LOCK, folder / "requirements" / "runtime.txt")
+    for file in (assets.RUNTIME_LOCK, assets.RUNTIME_TRIM):
+        shutil.copy(file, folder / "requirements" / file.name)
     return folder
 
 
 def sdk_of(lock: Path) -> str:
-    """`runpod 1.7.10`: what the lock of the runtime's environment pins.
+    """`runpod 1.12.0`: what the lock of the runtime's environment pins.
 
     Raises:
         BuildError: the lock pins none.

@@ -22,7 +22,7 @@ from runtime.files.http import REDIRECTS
 from runtime.retry import TRANSIENT_STATUSES
 
 Operation = Literal[
-    "find blob", "get manifest", "get blob", "mount", "open upload", "send piece", "ask upload",
+    "find blob", "get manifest", "list referrers", "get blob", "mount", "open upload", "send piece", "ask upload",
     "close upload", "put manifest", "give up upload", "get token",
 ]  # fmt: skip
 Meaning = Literal[
@@ -56,6 +56,8 @@ _ROWS: dict[Operation, dict[int, Meaning]] = {
     # a blob that is said to be elsewhere is there
     "find blob": {404: "absent", **_each(REDIRECTS, "done")},
     "get manifest": {404: "absent", **_each(REDIRECTS, "elsewhere")},
+    # a registry of before distribution-spec 1.1 has no such path, whatever it calls that
+    "list referrers": _each((400, 404, 405, 406, 501), "absent"),
     "get blob": {404: "absent", **_each(REDIRECTS, "elsewhere")},
     # 202: an ordinary upload was opened
     "mount": {202: "otherwise", **_each(_REFUSED, "otherwise")},

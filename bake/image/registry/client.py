@@ -311,7 +311,9 @@ class RegistryClient:
         try:
             read_body(response, limit_s=self.options.read_s)
         except requests.RequestException as error:
-            if operation == "get manifest" and meaning == "done":  # the only body that is needed
+            if (
+                operation in ("get manifest", "list referrers") and meaning == "done"
+            ):  # else not needed
                 raise Transient(f"an answer broke ({type(error).__name__})") from error
         if response.status_code == 401 and scopes is not None:
             challenge = response.headers.get("WWW-Authenticate", "")

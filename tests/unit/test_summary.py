@@ -1,0 +1,111 @@
+"""The page that a pull request gets: what changes, what licences say, what a bake does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bake.cli import main
+from bake.lock import Licence, Lock, Pin
+from bake.plan.plan import Plan
+from bake.plan.step import Step
+from bake.plan.summary import summarise
+
+
+def pin(key: str, digit: str, **more: Any) -> Pin:
+    role: Any = {"vae": "vae", "checkpoint": "checkpoint"}.get(key, "lora")
+    known: dict[str, Any] = {
+        "source": "civitai:1", "file_name": "m.safetensors", "size_bytes": 2_000_000_000,
+        "url": "https://civitai.com/api/download/models/1", **more,
+    }  # fmt: skip
+    return Pin(key=key, role=role, name=key.rpartition(".")[2], sha256=digit * 64, **known)
+
+
+def lock(*pins: Pin) -> Lock:
+    return Lock(manifest_name="shapes", family="sd1", pins=pins)
+
+
+FREE = Licence(name="cc0-1.0")
+BEFORE = lock(pin("checkpoint", "a", title="Shapes 1", licence=FREE), pin("vae", "c", licence=FREE))
+AFTER = lock(
+    pin("checkpoint", "b", title="Shapes 2", licence=FREE),
+    pin("loras.ink", "d", size_bytes=100_000_000, licence=Licence(name="cc-by-nc-4.0")),
+)
+
+
+def test_it_says_what_changes() -> None:
+    steps = (
+        Step(name="fetch", document={}, runs=True, why="the store lacks 2", size_bytes=2_100_000_000),
+        Step(name="base", document={}, runs=False, why="nothing that it depends on has changed"),
+    )  # fmt: skip
+    page = summarise("shapes", AFTER, before=BEFORE, plan=Plan(steps=steps), problems=[])
+    assert page.startswith("## shapes: what this change means\n")
+    (changed,) = [line for line in page.splitlines() if line.startswith("| checkpoint |")]
+    assert "title: Shapes 1 → Shapes 2" in changed
+    assert f"sha256: {'a' * 64} → {'b' * 64}" in changed
+    assert "| loras.ink | m.safetensors | 95.4 MiB | new |" in page
+    assert "| vae | m.safetensors |  | removed |" in page
+    assert "2.0 GiB in all; 2.0 GiB to fetch that was not pinned before." in page
+    assert "- loras.ink (m.safetensors): its licence cc-by-nc-4.0 forbids commercial use" in page  # fmt: skip
+    assert "| fetch | runs | the store lacks 2 | 2.0 GiB |" in page
+    assert "| base | skipped |" in page
+
+
+def test_without_a_change_it_says_so() -> None:
+    page = summarise("shapes", BEFORE, before=BEFORE, plan=None, problems=[])
+    assert page.count("| as before |") == 2
+    assert "nothing to fetch that was not pinned before" in page
+    assert "No licence here forbids" in page
+    assert "What a bake does" not in page
+
+
+def test_the_same_file_under_another_name_is_not_fetched_again() -> None:
+    after = lock(*BEFORE.pins, pin("loras.again", "a"))
+    page = summarise("shapes", after, before=BEFORE, plan=None, problems=[])
+    assert "| loras.again | m.safetensors | 1.9 GiB | new |" in page
+    assert "nothing to fetch that was not pinned before" in page
+
+
+def test_what_others_write_stays_text() -> None:
+    title = "a|b `c` <img src=x> @everyone [x](http://evil)\n## heading"
+    page = summarise("shapes", lock(pin("vae", "a", title=title)), before=None, plan=None, problems=[])  # fmt: skip
+    (row,) = [line for line in page.splitlines() if line.startswith("| vae |")]
+    assert row.count(" | ") == 3
+    for harmful in ("<img", " @everyone", "`c`", "[x](", "\n##  heading"):
+        assert harmful not in page
+    assert "\\#\\# heading" in row
+
+
+def test_the_command_writes_the_page_and_ends_with_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    manifest = tmp_path / "shapes.yaml"
+    manifest.write_text(
+        "name: shapes\nfamily: sd1\ngpu: rtx-6000-ada\ncheckpoint: civitai:1\n"
+        "warmup: {prompt: a}\nimage: ghcr.io/you/shapes\n"
+    )
+
+    def say(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["summary", str(manifest), "--build-dir", str(tmp_path / "build"), *arguments])
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, *capsys.readouterr()
+
+    code, page, said = say()
+    assert code == 2
+    assert "## shapes" in page
+    assert "[!CAUTION]" in page
+    assert "the manifest is not locked yet" in page
+    assert "bake lock" in said
+    pinned = dataclasses.replace(BEFORE, pins=BEFORE.pins[:1])
+    manifest.with_suffix(".lock.json").write_text(pinned.to_json())
+    (tmp_path / "empty").write_text("")
+    code, page, said = say("--before", str(tmp_path / "empty"))
+    assert code == 0, said
+    assert "| checkpoint | Shapes 1 | 1.9 GiB | new |" in page
+    assert "What a bake would do is not known here:" in page
+    assert not (tmp_path / "build").exists()
