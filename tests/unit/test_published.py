@@ -1,26 +1,14 @@
 """What is published of the worker is what it does: no page and no schema is stale."""
 
-import ast
 import importlib.util
-import io
 import json
 import re
-import tokenize
 from pathlib import Path
 from typing import Any
 
 from runtime.job.fields import FIELDS
 from tests.unit.test_request import OFFICIAL_README, SEED_PROJECT, WEBUIAPI
 
-_NO_CODE = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-}
-_TABLES = {"fields", "values", "names", "vendors"}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -72,24 +60,3 @@ def test_the_workers_environment_holds_nothing_that_only_a_build_needs_or_that_i
         assert reason, f"{left_out} are left out for no reason"
         assert left_out == sorted(left_out)
         assert names & set(left_out) == set()
-
-
-def test_the_runtime_stays_small() -> None:
-    """Lines of code, without blank lines, comments, docstrings, and the tables and rules of requests."""
-    folder = DOCS.parent / "runtime"
-    count = 0
-    for path in (
-        *folder.glob("*.py"),
-        *(path for path in (folder / "job").glob("*.py") if path.stem not in _TABLES),
-        *(folder / "webui").glob("*.py"),
-    ):
-        source = path.read_text(encoding="utf-8")
-        lines: set[int] = set()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if token.type not in _NO_CODE:
-                lines.update(range(token.start[0], token.end[0] + 1))
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                lines.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
-        count += len(lines)
-    assert 1000 < count < 2836
