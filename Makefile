@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# tests/conftest.py says what stays in one process
+SIDE_BY_SIDE := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 SHELL_FILES := .ci/run .ci/changed requirements/pin-images requirements/trim-runtime demo/run demo/draw demo/road demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
 
@@ -62,10 +65,10 @@ check: venv ## Lint, format check, types, shell, Dockerfiles, workflows
 	$(BIN)/zizmor --offline --quiet .github
 
 test: venv runtime-venvs ## Run the unit tests and the integration tests on a real engine (COVERAGE=1 says what they reach)
-	$(BIN)/pytest $(if $(COVERAGE),--cov --cov-report=term) tests/unit tests/integration
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(if $(COVERAGE),--cov --cov-report=term) tests/unit tests/integration
 
 test-unit: venv ## Run the unit tests only
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit
 
 test-paused: venv runtime-venvs ## Run TESTS (tests/unit) while random processes of theirs stand still for up to 20 s each
 	$(BIN)/python -m tests.paused $(or $(TESTS),tests/unit)
