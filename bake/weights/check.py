@@ -21,12 +21,14 @@ from bake.manifest.model import Manifest, config_key
 from bake.manifest.roles import PICKLES, ROLES, SAFETENSORS
 from bake.manifest.yaml import YamlError, parse_yaml
 from bake.weights.kinds import Recognised, recognise
+from bake.weights.pickles import UnreadableError, find_problem, read_pickle
 from bake.weights.store import Store
 from runtime.files.errors import WeightsError
 from runtime.files.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
 from runtime.files.sniff import SNIFF_BYTES, identify_start
 from runtime.worker import Role
 
+_ANY_PICKLE = "--disable-safe-unpickle"
 _MAX_CONFIG_BYTES = 100_000
 _OWN_TARGETS = ("ldm.", "sgm.", "modules.", "torch.nn.")
 _HINTS = {
@@ -248,7 +250,26 @@ def check_stored(path: Path, manifest: Manifest, pin: Pin) -> list[str]:
     warnings = check_weights(facts, manifest, pin)
     if facts.format == "pickle":
         scan_pickle(path, pin.suffix, where=where)
+        if ROLES[pin.role].is_small:
+            _check_contents(path, manifest, pin, where)
     return warnings
+
+
+def _check_contents(path: Path, manifest: Manifest, pin: Pin, where: str) -> None:
+    try:
+        problem = find_problem(read_pickle(path), pin, manifest.family)
+    except UnreadableError as error:
+        if _ANY_PICKLE in manifest.webui.args:
+            return
+        raise SourceError(
+            f"the webui would not read this pickle: {error}",
+            where=where,
+            hint=f"choose another file, or add {_ANY_PICKLE} to webui.args if you trust all of them",
+        ) from error
+    if problem:
+        raise SourceError(
+            problem, where=where, hint="put it under the right key and name, or choose another file"
+        )
 
 
 def scan_pickle(path: Path, suffix: str, *, where: str) -> None:

@@ -17,13 +17,13 @@ from bake.lock import Pin
 from bake.settings import Settings
 from bake.weights.check import Facts, inspect_start, inspect_weights
 from bake.weights.context import Context, Found, bake_errors, to_bake_error
-from bake.weights.locations import remember
 from bake.weights.providers import RemoteProvider, parse_pinned, provider_for
 from bake.weights.sites import local
 from bake.weights.sources import Source
 from bake.weights.store import Store
 from bake.weights.transfer.download import run_download
 from bake.weights.transfer.judge import Options
+from bake.weights.transfer.locations import remember
 from bake.weights.transfer.partial import PartFile
 from bake.weights.transfer.remote import Remote
 from runtime.files.answers import (

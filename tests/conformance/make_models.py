@@ -26,8 +26,10 @@ _FACE = ((200, 250), (440, 250), (320, 340), (230, 440), (410, 440))
 
 
 def save(model: Any, path: Path) -> None:
+    """In torch's older format: the webui refuses what its own torch has put into a zip since 2.1 (modules/safe.py)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict() if hasattr(model, "state_dict") else model, path)
+    tensors = model.state_dict() if hasattr(model, "state_dict") else model
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
 
 
 def make_detector() -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bake.errors import BakeError, SourceError
-from bake.weights import locations
+from bake.weights.transfer import locations
 from tests.integration.weights_case import FILE, VERSION, Case, open_case
 from tests.ports import free_port
 from tests.standins import models

@@ -24,10 +24,10 @@ import pytest
 
 from bake.errors import MachineError, SourceError
 from bake.lock import Pin
-from bake.weights import locations
 from bake.weights.context import Context, bake_errors
 from bake.weights.providers import provider_for
 from bake.weights.sources import parse_source
+from bake.weights.transfer import locations
 from bake.weights.update import find_standing
 from runtime.errors import JobError
 from runtime.files.answers import pause_after

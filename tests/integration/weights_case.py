@@ -15,10 +15,10 @@ from bake.lock import Lock, Pin
 from bake.manifest.load import parse_manifest
 from bake.manifest.model import Manifest
 from bake.settings import Settings
-from bake.weights import locations
 from bake.weights.fetch import fetch_pin
 from bake.weights.resolve import resolve_lock
 from bake.weights.store import Store
+from bake.weights.transfer import locations
 from tests.standins.civitai import CivitaiFile, CivitaiVersion
 from tests.standins.storage import Blob
 from tests.standins.world import Standins

@@ -11,7 +11,6 @@ import requests
 from bake.errors import SourceError
 from bake.lock import Licence, Pin
 from bake.weights.context import Context, Found, Newer
-from bake.weights.locations import recall
 from bake.weights.sites.answers import get_json
 from bake.weights.sites.civitai_errors import GET_TOKEN, TokenState, explain_api, explain_download
 from bake.weights.sites.civitai_records import (
@@ -22,6 +21,7 @@ from bake.weights.sites.civitai_records import (
     parse_version,
 )
 from bake.weights.sources import Source
+from bake.weights.transfer.locations import recall
 from bake.weights.transfer.remote import Remote
 from runtime.files.addresses import CIVITAI, civitai_file
 from runtime.files.errors import WeightsError

@@ -13,9 +13,9 @@ import requests
 
 from bake.lock import Licence, Pin
 from bake.weights.context import Context, Found, Newer
-from bake.weights.locations import recall
 from bake.weights.sites.answers import ask, get_json, is_html
 from bake.weights.sources import Source
+from bake.weights.transfer.locations import recall
 from bake.weights.transfer.remote import Remote
 from runtime.files.addresses import HUGGING_FACE, hub_file
 from runtime.files.answers import RetryableError, explain_plainly, retry_after_s, whole_number
