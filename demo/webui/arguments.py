@@ -64,11 +64,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--vae-path", type=Path)
     parser.add_argument("--vae-dir", type=Path)
     parser.add_argument("--lora-dir", type=Path)
+    parser.add_argument("--embeddings-dir", type=Path)
     parsed = parser.parse_args(arguments)
     models = parsed.data_dir / "models"
     parsed.ckpt_dir = parsed.ckpt_dir or models / "Stable-diffusion"
     parsed.vae_dir = parsed.vae_dir or models / "VAE"
     parsed.lora_dir = parsed.lora_dir or models / "Lora"
+    parsed.models_dir = models
+    parsed.embeddings_dir = parsed.embeddings_dir or parsed.data_dir / "embeddings"
     parsed.ui_settings_file = parsed.ui_settings_file or parsed.data_dir / "config.json"
     parsed.server_name = parsed.server_name or ("0.0.0.0" if parsed.listen else "127.0.0.1")
     parsed.port = parsed.port or (7861 if parsed.nowebui else 7860)

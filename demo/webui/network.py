@@ -46,6 +46,11 @@ class Network:
             tensors[name] = tensors[name] + change
         return Network(tensors, self.vocabulary)
 
+    @property
+    def width(self) -> int:
+        """Of the vector that a prompt becomes."""
+        return int(self.tensors["text.out.bias"].shape[0])
+
     def encode(self, prompt: str, *, skip_last_layers: int = 0, backtrack: int = 0) -> Array:
         """A prompt as the vector that conditions the denoiser."""
         embedding = self.tensors["text.embedding.weight"]

@@ -13,37 +13,49 @@ from typing import Any
 
 from PIL import Image
 
+from demo.webui.around import Models
 from demo.webui.img2img import LANCZOS
 
-UPSCALERS = {"None": None, "Lanczos": LANCZOS, "Nearest": Image.Resampling.NEAREST}
+_PLAIN = {"Lanczos": LANCZOS, "Nearest": Image.Resampling.NEAREST}
 _KEPT = 5
 upscale_cache: dict[Any, Image.Image] = {}
 scripts = SimpleNamespace(scripts_postproc=SimpleNamespace(image_changed=upscale_cache.clear))
 
 
-def run_extras(request: dict[str, Any], picture: Image.Image) -> tuple[Image.Image, str]:
+def run_extras(
+    request: dict[str, Any], picture: Image.Image, models: Models
+) -> tuple[Image.Image, str]:
     """The picture and its account as HTML. Raises AssertionError for an unknown upscaler."""
     info: dict[str, Any] = {}
     if picture.mode not in ("RGB", "RGBA"):
         picture = picture.convert("RGB")
     first, second = request["upscaler_1"], request["upscaler_2"]
     for name in (first, second):
-        assert name in UPSCALERS, f"could not find upscaler named {name}"
+        assert name in models.upscalers(), f"could not find upscaler named {name}"
     if first != "None":
-        made = _upscale(request, picture, first, info)
+        made = _upscale(request, picture, first, info, models)
         info["Postprocess upscaler"] = first
         visibility = request["extras_upscaler_2_visibility"]
         if second != "None" and visibility > 0:
-            made = Image.blend(made, _upscale(request, picture, second, info), visibility)
+            made = Image.blend(made, _upscale(request, picture, second, info, models), visibility)
             info["Postprocess upscaler 2"] = second
         picture = made
+    for name in ("GFPGAN", "CodeFormer"):
+        if visibility := request[f"{name.lower()}_visibility"]:
+            restored = models.restore_faces(picture, name)
+            picture = Image.blend(picture, restored, visibility)
+            info[f"{name} visibility"] = visibility
     text = ", ".join(f"{key}: {value}" for key, value in info.items())
     picture.info["postprocessing"] = text
     return picture, f"<p>{html.escape(text)}</p>"
 
 
 def _upscale(
-    request: dict[str, Any], picture: Image.Image, name: str, info: dict[str, Any]
+    request: dict[str, Any],
+    picture: Image.Image,
+    name: str,
+    info: dict[str, Any],
+    models: Models,
 ) -> Image.Image:
     width, height = request["upscaling_resize_w"], request["upscaling_resize_h"]
     to_size = request["resize_mode"] == 1
@@ -59,7 +71,8 @@ def _upscale(
         size = (int(picture.width * factor // 8 * 8), int(picture.height * factor // 8 * 8))
         # Of the picture's own size first, as the real one's; then to whole cells.
         whole = (int(picture.width * factor), int(picture.height * factor))
-        made = picture.resize(whole, UPSCALERS[name])
+        is_plain = name in _PLAIN
+        made = picture.resize(whole, _PLAIN[name]) if is_plain else models.enlarge(picture, name)
         made = made if made.size == size else made.resize(size, LANCZOS)
     upscale_cache[key] = made
     if len(upscale_cache) > _KEPT:

@@ -1,8 +1,8 @@
 """Around a job, as the webui's `modules.processing` (v1.9.3): settings, cached conditionings, the answer's info.
 
 By the same names and with the same faults, for the same reason as `demo.webui.networks`: a setting that
-config.json lacks is not put back; a conditioning is cached by a key that lacks a setting and whether LoRAs were
-on. `runtime.boot.jobs` mends both.
+config.json lacks is not put back; a conditioning is cached by a key that lacks a setting, the embeddings, and whether LoRAs
+were on. `runtime.boot.jobs` mends both.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from demo.webui.around import EmbeddingDatabase
 from demo.webui.networks import ExtraNetworkLora
 
 opts: Any = SimpleNamespace(data={}, data_labels={})
 state: Any = None
-model_hijack = SimpleNamespace(extra_generation_params={})
+model_hijack = SimpleNamespace(extra_generation_params={}, embedding_db=EmbeddingDatabase())
 _lora: list[ExtraNetworkLora] = []
 
 

@@ -15,8 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 
-from demo.webui import postprocessing
+from demo.webui import postprocessing, processing
 from demo.webui.arguments import parse_arguments
+from demo.webui.around import Models
 from demo.webui.catalogue import Catalogue
 from demo.webui.decoder import decode_latent
 from demo.webui.faults import Faults
@@ -66,11 +67,14 @@ class Api:
                 {
                     "name": name,
                     "model_name": None,
-                    "model_path": None,
+                    "model_path": path,
                     "model_url": None,
                     "scale": 4,
                 }
-                for name in postprocessing.UPSCALERS
+                for name, path in studio.models.upscalers().items()
+            ],
+            ("GET", "/sdapi/v1/face-restorers"): lambda _query, _body: [
+                {"name": name, "cmd_dir": None} for name in ("CodeFormer", "GFPGAN")
             ],
             ("GET", "/sdapi/v1/schedulers"): _schedulers,
             ("GET", "/sdapi/v1/memory"): _memory,
@@ -118,7 +122,7 @@ class Api:
         with self._queue.turn():
             self._studio.state.begin("extras")
             try:
-                made, told = postprocessing.run_extras(request, picture)
+                made, told = postprocessing.run_extras(request, picture, self._studio.models)
             finally:
                 self._studio.state.end()
         return {"image": encode_picture(made), "html_info": told}
@@ -267,8 +271,14 @@ def main(arguments: list[str] | None = None) -> None:
     if parsed.ckpt is not None and parsed.ckpt.exists():
         options.data["sd_model_checkpoint"] = catalogue.checkpoints[0].title
     loader = Loader(catalogue=catalogue, options=options, vae_path=parsed.vae_path, faults=faults)
+    processing.model_hijack.embedding_db.folder = parsed.embeddings_dir
     studio = Studio(
-        catalogue=catalogue, options=options, loader=loader, state=State(), faults=faults
+        catalogue=catalogue,
+        options=options,
+        loader=loader,
+        state=State(),
+        faults=faults,
+        models=Models(parsed.models_dir),
     )
     handler = type("Handler", (_Handler,), {"api": Api(studio, nowebui=parsed.nowebui)})
     server = _Server((parsed.server_name, parsed.port), handler)

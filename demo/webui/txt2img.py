@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from demo.webui import img2img, networks, processing
+from demo.webui.around import EmbeddingDatabase, Models
 from demo.webui.catalogue import Catalogue
 from demo.webui.decoder import decode_latent
 from demo.webui.faults import Faults
@@ -58,6 +59,7 @@ class Studio:
     loader: Loader
     state: State
     faults: Faults
+    models: Models
 
 
 @dataclass(kw_only=True)
@@ -138,6 +140,8 @@ def _generate(
     images: list[str] = []
     infotexts: list[str] = []
     networks.connect(model.network)
+    processing.model_hijack.extra_generation_params.clear()
+    processing.model_hijack.embedding_db.load_textual_inversion_embeddings(model.network.width)
     for batch in range(request["n_iter"]):
         state.skipped = False
         if state.interrupted:
@@ -157,6 +161,7 @@ def _generate(
             infotexts.append(_infotext(studio.options, job, index))
             text = infotexts[-1] if studio.options.enable_pnginfo else None
             picture = _decode(studio, job, latent)
+            picture = studio.models.finish(picture, request, studio.options)
             if job.init is not None:
                 picture = img2img.overlaid(picture, job.init, index - chosen[0])
             images.append(encode_png(picture, text))
@@ -176,10 +181,14 @@ def _conditions(
     backtrack = studio.options.comma_padding_backtrack
     tags = _tags(job.prompts[0])
 
+    told = processing.model_hijack.extra_generation_params
+
     def make(prompts: list[str]) -> Array:
         network = networks.apply_networks(model.network, processing.errors())
         skip = max(0, job.clip_skip - 1)
-        return network.encode(prompts[0], skip_last_layers=skip, backtrack=backtrack)
+        made = network.encode(prompts[0], skip_last_layers=skip, backtrack=backtrack)
+        database: EmbeddingDatabase = processing.model_hijack.embedding_db
+        return database.apply(made, prompts[0], told)
 
     kind = processing.StableDiffusionProcessing
     found = []
@@ -189,6 +198,7 @@ def _conditions(
     ):
         prompts = processing.Prompts([text], model.checkpoint.path)
         found.append(p.get_conds_with_caching(make, prompts, request["steps"], [cache], tags))
+    job.extra.update(told)
     return found[0], found[1]
 
 

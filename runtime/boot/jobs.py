@@ -229,15 +229,23 @@ def _name_by_file(hypernetwork: Any) -> None:
 
 
 def _seed_restorer(gfpgan_model: Any) -> None:
+    """At the first face: a restorer that is only now loaded has drawn its first weights by then."""
     kind, torch = gfpgan_model.FaceRestorerGFPGAN, gfpgan_model.torch
-    upstream = kind.restore
+    upstream = kind.restore_with_helper
 
-    def restore(self: Any, np_image: Any) -> Any:
+    def restore_with_helper(self: Any, np_image: Any, restore_face: Any) -> Any:
+        faces: list[Any] = []
+
+        def restore_one(face: Any) -> Any:
+            if not faces:
+                torch.manual_seed(0)
+            faces.append(None)
+            return restore_face(face)
+
         with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return upstream(self, np_image)
+            return upstream(self, np_image, restore_one)
 
-    kind.restore = restore
+    kind.restore_with_helper = restore_with_helper
 
 
 def _forget_pictures(postprocessing: Any) -> None:

@@ -39,15 +39,21 @@ def seed_noise() -> None:
     So both sides begin them with the same seeds, the worker's by `runtime.boot.jobs`.
     """
     restorer = sys.modules["modules.gfpgan_model"].FaceRestorerGFPGAN
-    restore = restorer.restore
+    restore = restorer.restore_with_helper
 
-    def restore_seeded(self: Any, picture: Any) -> Any:
+    def restore_seeded(self: Any, picture: Any, restore_face: Any) -> Any:
         import torch  # noqa: PLC0415  # the webui's
 
-        torch.manual_seed(0)
-        return restore(self, picture)
+        seeds = [0]
 
-    restorer.restore = restore_seeded
+        def first_seeded(face: Any) -> Any:
+            if seeds:
+                torch.manual_seed(seeds.pop())
+            return restore_face(face)
+
+        return restore(self, picture, first_seeded)
+
+    restorer.restore_with_helper = restore_seeded
     processing = sys.modules["modules.processing"]
     kind = processing.StableDiffusionProcessingImg2Img
     upstream = kind.init

@@ -42,10 +42,6 @@ def cases() -> Iterator[Case]:
         ("faces by GFPGAN", {**_FACES, **_by("GFPGAN")}),
         ("faces by GFPGAN again", {**_FACES, **_by("GFPGAN")}),
         ("two faces by GFPGAN", {**_FACES, **_by("GFPGAN"), "batch_size": 2}),
-        (
-            "CodeFormer's weight",
-            {**_FACES, "override_settings": {"code_former_weight": 0.1}},
-        ),
         ("nothing after faces", {}),
     ]
     for name, changes in rows:
@@ -62,7 +58,6 @@ def cases() -> Iterator[Case]:
             },
         ),
         ("larger with GFPGAN's faces", {"gfpgan_visibility": 0.8}),
-        ("larger with GFPGAN's faces again", {"gfpgan_visibility": 0.8}),
         ("larger with CodeFormer's", {"codeformer_visibility": 1, "codeformer_weight": 0.3}),
     ]
     for name, changes in larger:

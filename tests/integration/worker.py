@@ -26,6 +26,16 @@ SDKS: tuple[Sdk, ...] = ("runtime", "runtime-latest")
 SMALL = {"prompt": "a red circle", "steps": 4, "width": 64, "height": 64, "seed": 1}
 
 
+_PUT_THERE = {
+    "lora": "models/Lora/*",
+    "upscaler": "models/*ESRGAN/*.pth",
+    "face_restorer": "models/[CG]*/*.pth",
+    "embedding": "embeddings/*.safetensors",
+}
+"""What a test may have put there, by its role."""
+_NAMES = {"RealESRGAN_x4plus": "R-ESRGAN 4x+", "codeformer-v0.1.0": "CodeFormer"}
+
+
 def make_worker(folder: Path) -> Worker:
     """The demo as it lies in an image, in a folder of its own."""
     models = folder / "models"
@@ -41,12 +51,11 @@ def make_worker(folder: Path) -> Worker:
         weights.append(
             Weights(role=role, name=name, path=str(path), sha256="0" * 64, size_bytes=1)  # type: ignore[arg-type]
         )
-    for extra in sorted(set((models / "Lora").iterdir()) - {models / "Lora/outline.safetensors"}):
-        # What a test has put there.
-        about = Weights(
-            role="lora", name=extra.stem, path=str(extra), sha256="2" * 64, size_bytes=1
-        )
-        weights.append(about)
+    for role, pattern in _PUT_THERE.items():
+        for extra in sorted(set(folder.glob(pattern)) - {models / "Lora/outline.safetensors"}):
+            name = _NAMES.get(extra.stem, extra.stem)
+            about = Weights(role=role, name=name, path=str(extra), sha256="2" * 64, size_bytes=1)  # type: ignore[arg-type]
+            weights.append(about)
     ghost = str(models / "Lora" / "ghost.safetensors")
     # Said to be baked, but not there: what the webui draws without.
     weights.append(Weights(role="lora", name="ghost", path=ghost, sha256="1" * 64, size_bytes=1))
@@ -61,6 +70,8 @@ def make_worker(folder: Path) -> Worker:
         args=("--api", "--nowebui", "--port", str(port), "--data-dir", str(folder)),
         port=port,
         lora_dir=str(models / "Lora"),
+        models_dir=str(models),
+        embedding_dir=str(folder / "embeddings"),
         config_file=str(folder / "config.json"),
     )
     return Worker(name="demo", family="demo", webui=webui, weights=tuple(weights))

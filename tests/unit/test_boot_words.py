@@ -99,12 +99,20 @@ def test_gfpgan_begins_anew_for_each_picture() -> None:
     torch = Generator()
 
     class FaceRestorerGFPGAN:
+        is_loaded = False
+
+        def restore_with_helper(self, np_image: Any, restore_face: Any) -> Any:
+            if not self.is_loaded:
+                torch.draw()
+            FaceRestorerGFPGAN.is_loaded = True
+            return [restore_face(face) for face in np_image]
+
         def restore(self, np_image: Any) -> Any:
-            return np_image, torch.draw()
+            return self.restore_with_helper(np_image, lambda face: (face, torch.draw()))
 
     jobs._seed_restorer(SimpleNamespace(FaceRestorerGFPGAN=FaceRestorerGFPGAN, torch=torch))
     torch.manual_seed(5)
     before = torch.draw()
-    drawn = [FaceRestorerGFPGAN().restore(name) for name in ("a", "b")]
-    assert drawn == [("a", (0, 1)), ("b", (0, 1))]
+    drawn = [FaceRestorerGFPGAN().restore(faces) for faces in ("ab", "c")]
+    assert drawn == [[("a", (0, 1)), ("b", (0, 2))], [("c", (0, 1))]]
     assert (before, torch.draw()) == ((5, 1), (5, 2)), "all others draw on as before"
