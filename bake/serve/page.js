@@ -93,7 +93,8 @@ function build() {
     const boxes = names.filter(name => properties[name]).map(name => makeField(name, properties[name], true));
     $("first").append(boxes.length > 1 ? el("div", {className: "pair"}, ...boxes) : boxes[0]);
   }
-  for (const [section, title] of SECTIONS) {
+  const known = SECTIONS.map(([section]) => section), others = [...new Set(Object.values(about.sections))].filter(each => each !== "neutral" && !known.includes(each));
+  for (const [section, title] of [...SECTIONS, ...others.map(each => [each, word(each)])]) {
     const names = Object.keys(about.sections).filter(name => about.sections[name] === section && !used.has(name) && name !== "loras");
     if (names.length) $("rest").append(el("details", {}, el("summary", {textContent: title}), el("div", {id: `section-${section}`}, ...names.map(name => makeField(name, properties[name], false)))));
   }
@@ -157,8 +158,9 @@ function readRequest() {
     if (isUnused) continue;
     let value;
     if (kind === "picture") {
-      value = name === "init_images" ? pictures[name] : pictures[name][0];
-      if (!pictures[name].length) continue;
+      const all = pictures[name].map(each => each.address ?? each);
+      if (!all.length) continue;
+      value = name === "init_images" ? all : all[0];
     } else if (kind === "boolean") { value = input.checked; if (value === (property.default ?? false)) continue; }
     else {
       const text = input.value.trim();
@@ -263,7 +265,7 @@ async function draw() {
 }
 function tooLarge(request, bytes) {
   const [name, largest] = [...(request.init_images ?? []).map((each, number) => [`init_images[${number}]`, each]), ["mask", request.mask], ["image", request.image]]
-    .filter(([, each]) => each).sort(([, one], [, other]) => other.bytes - one.bytes)[0] ?? [];
+    .filter(([, each]) => each instanceof Picture).sort(([, one], [, other]) => other.bytes - one.bytes)[0] ?? [];
   const fields = largest ? [{field: name, message: `has ${size(largest.bytes)}, a third more in base64; save it smaller, as JPEG for example`}] : [];
   return {detail: `the request has ${size(bytes)}, at most ${size(about.max_body_bytes)} are taken`, fields};
 }

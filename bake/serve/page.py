@@ -61,7 +61,7 @@ def make_about(worker: Worker, image: str) -> dict[str, Any]:
         "webui": worker.webui.version,
         "checkpoints": [each.name for each in worker.of_role("checkpoint")],
         "loras": [each.name for each in worker.of_role("lora")],
-        "upscalers": list(_UPSCALERS),
+        "upscalers": [*(each.name for each in worker.of_role("upscaler")), *_UPSCALERS],
         "max_body_bytes": MAX_BODY_BYTES,
         "unused": make_unused(),
         "sections": {each.name: each.section for each in FIELDS if each.only is None},

@@ -1,8 +1,6 @@
-/* Pictures that go in: chosen, dropped, pasted, or taken from a result. */
+/* Pictures that go in: chosen, dropped, pasted, or taken from a result. An address is the worker's to fetch, and shows nothing here. */
 class Picture {
-  constructor({name, text, url, width, height, isMade}) {
-    Object.assign(this, {name, text, url, width, height, isMade});
-  }
+  constructor(about_it) { Object.assign(this, about_it); }
   get bytes() { return Math.floor(this.text.length * 3 / 4); }
   toJSON() { return this.text; }
 }
@@ -31,7 +29,7 @@ function makePicker(name) {
 }
 function makePictures() {
   const box = el("fieldset", {id: "pictures"}, el("legend", {textContent: "Pictures that go in"}), makePicker("init_images"), makePicker("image"), makePicker("mask"),
-    el("div", {id: "over"}), el("p", {className: "hint", id: "drop", textContent: "One can be dropped or pasted anywhere on this page."}));
+    el("div", {id: "over"}), el("p", {className: "hint", id: "drop", textContent: "One, or its https address, can be dropped or pasted anywhere on this page."}));
   const paint = el("button", {type: "button", className: "small", id: "paint", textContent: "Paint a mask"});
   paint.addEventListener("click", openPainter);
   fields.get("mask").button.before(paint);
@@ -45,6 +43,7 @@ function arrangePictures() {
     button.textContent = count ? more : add;
     button.hidden = count > 0 && name !== "init_images";
   }
+  $("paint").hidden = !pictures.init_images[0]?.width;
   $("paint").textContent = pictures.mask[0]?.isMade ? "Go on painting" : "Paint a mask";
   $("pictures").classList.toggle("idle", now === "txt2img");
   $("drop").hidden = now !== "txt2img";
@@ -70,9 +69,12 @@ function freeName(name) {
     if (!names.has(made)) return made;
   }
 }
-async function take(name, files, isMore, isMade = false) {
+function clearErrors(name) {
   clearProblems(fields.get(name).box);
   fields.get(name).box.classList.remove("wrong");
+}
+async function take(name, files, isMore, isMade = false) {
+  clearErrors(name);
   const taken = [];
   for (const file of files) {
     try { taken.push(await readPicture(file, file.name || "picture.png", isMade)); } catch (error) { problemAt(name, error.message); }
@@ -87,27 +89,28 @@ function setPictures(name, list) {
   fields.get(name).rows.replaceChildren(...list.map(each => makeRow(name, each)));
   show();
   const last = list.at(-1);
-  $("said").textContent = last ? `${last.name}, ${last.width} × ${last.height}` : "Removed";
+  $("said").textContent = last ? `${last.name}, ${told(last)}` : "Removed";
 }
+const told = each => each.address ? "the worker fetches it" : `${each.width} × ${each.height}, ${size(each.bytes)}`;
 function makeRow(name, picture) {
   const error = el("p", {className: "error", id: `picture-${Math.random().toString(36).slice(2)}`});
   const remove = el("button", {type: "button", className: "remove", textContent: "✕", "aria-label": `Remove ${picture.name}`, "aria-describedby": error.id});
   remove.addEventListener("click", () => {
     setPictures(name, pictures[name].filter(each => each !== picture));
     const button = fields.get(name).button;
-    (name === "mask" ? $("paint") : button).focus();
+    (name === "mask" && !$("paint").hidden ? $("paint") : button).focus();
   });
-  const about_it = el("div", {}, el("p", {textContent: picture.name}), el("p", {className: "hint", textContent: `${picture.width} × ${picture.height}, ${size(picture.bytes)}`}));
+  const about_it = el("div", {}, el("p", {textContent: picture.name}), el("p", {className: "hint", textContent: told(picture)}));
   const save = picture.isMade ? [el("a", {className: "button", href: picture.url, download: picture.name, textContent: "Save", "aria-label": `Save ${picture.name}`})] : [];
-  return el("div", {className: "chosen"}, el("img", {src: picture.url, alt: ""}), about_it, ...save, remove, error);
+  return el("div", {className: "chosen"}, picture.address ? el("i", {className: "far", textContent: "↗"}) : el("img", {src: picture.url, alt: ""}), about_it, ...save, remove, error);
 }
 /* The webui stretches to 512 × 512 where nothing else is asked for. */
 function suggestSize(picture) {
   const inputs = ["width", "height"].map(each => fields.get(each).input);
   if (inputs.some(each => each.value && each.value !== each.dataset.suggested)) return;
-  const factor = picture ? Math.min(1, 1024 / Math.max(picture.width, picture.height)) : 0;
+  const isKnown = Boolean(picture?.width), factor = isKnown ? Math.min(1, 1024 / Math.max(picture.width, picture.height)) : 0;
   [picture?.width, picture?.height].forEach((side, number) => {
-    inputs[number].value = inputs[number].dataset.suggested = picture ? Math.max(64, Math.round(side * factor / 8) * 8) : "";
+    inputs[number].value = inputs[number].dataset.suggested = isKnown ? Math.max(64, Math.round(side * factor / 8) * 8) : "";
   });
 }
 /* A painted mask stays as long as it fits: over the next picture of the same size, the same part is drawn again. */
@@ -116,23 +119,23 @@ function dropMask(picture) {
   if (mask?.isMade && picture && (mask.width !== picture.width || mask.height !== picture.height)) { strokes = []; setPictures("mask", []); }
 }
 
-const filesOf = data => [...(data?.files ?? [])];
+/* Files before an address, which browsers add to a picture that is dragged from a page. */
+function takeFrom(data, onto) {
+  const files = [...data.files], text = data.getData("text/plain").trim(), name = onto ?? (task() === "extra-single-image" ? "image" : "init_images");
+  if (files.length) take(name, files, false);
+  else if (/^https?:\/\/\S+$/i.test(text)) { clearErrors(name); setPictures(name, [new Picture({name: text, address: text})]); }
+}
+/* Whether it is text for a field, or the painter's: not ours. */
+const isElsewhere = (event, has) => $("painter").open || event.target.closest?.("input, textarea") && has;
 document.addEventListener("paste", event => {
-  const files = filesOf(event.clipboardData), isText = event.clipboardData.types.includes("text/plain") && event.target.closest?.("input, textarea");
-  if (!files.length || isText || $("painter").open) return;
+  if (isElsewhere(event, event.clipboardData.types.includes("text/plain"))) return;
   event.preventDefault();
-  take(task() === "extra-single-image" ? "image" : "init_images", files, false);
+  takeFrom(event.clipboardData);
 });
-document.addEventListener("dragover", event => {
-  if (!event.dataTransfer.types.includes("Files") || $("painter").open) return;
-  event.preventDefault();
-  $("pictures").classList.add("awaits");
-});
-for (const name of ["dragleave", "drop"]) document.addEventListener(name, event => { if (name === "drop" || !event.relatedTarget) $("pictures").classList.remove("awaits"); });
-document.addEventListener("drop", event => {
-  const files = filesOf(event.dataTransfer);
-  if (!files.length) return;
-  event.preventDefault();
-  const onto = event.target.closest?.("[data-picture]")?.dataset.picture;
-  take(onto ?? (task() === "extra-single-image" ? "image" : "init_images"), files, false);
+/* A file that nobody takes would be opened by the browser in place of the page. */
+for (const name of ["dragover", "drop", "dragleave"]) document.addEventListener(name, event => {
+  const hasFiles = event.dataTransfer.types.includes("Files"), isOurs = !isElsewhere(event, !hasFiles);
+  if (hasFiles || isOurs) event.preventDefault();
+  $("pictures").classList.toggle("awaits", name === "dragover" && isOurs);
+  if (name === "drop" && isOurs) takeFrom(event.dataTransfer, event.target.closest?.("[data-picture]")?.dataset.picture);
 });

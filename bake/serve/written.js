@@ -16,7 +16,7 @@ function jsonWith(value, replace) {
   return JSON.stringify(value, function (key, each) { return this[key] instanceof Picture ? replace(this[key]) : each; }, 2);
 }
 function written(request) {
-  const url = `${location.origin}/txt2img`, kind = request.image_format ?? "png", used = [request.init_images ?? [], request.mask ?? [], request.image ?? []].flat();
+  const url = `${location.origin}/txt2img`, kind = request.image_format ?? "png", used = [request.init_images ?? [], request.mask ?? [], request.image ?? []].flat().filter(each => each instanceof Picture);
   const one = Number(request.batch_size ?? 1) * Number(request.n_iter ?? 1) === 1 && (request.delivery ?? "base64") === "base64";
   const accept = one ? `image/${kind}` : "application/json";
   let file = one ? `picture.${kind}` : "answer.json";

@@ -19,6 +19,7 @@ from tests.browser import DESKTOP, PHONE, assert_fits, showing
 from tests.conformance.pictures import draw as picture
 from tests.conformance.pictures import mask
 from tests.integration.serve_case import SMALL, Served, draw, fill, ready, refusing, serving
+from tests.standins.storage import Blob, Storage
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 DROP = """([text, name, where, kind]) => {
@@ -29,6 +30,22 @@ DROP = """([text, name, where, kind]) => {
         : new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true});
     document.querySelector(where).dispatchEvent(event);
 }"""
+
+
+DROP_TEXT = """([text, where, kind]) => {
+    const data = new DataTransfer();
+    data.setData("text/plain", text);
+    const event = kind === "paste" ? new ClipboardEvent("paste", {clipboardData: data, bubbles: true})
+        : new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true});
+    document.querySelector(where).dispatchEvent(event);
+}"""
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[Storage]:
+    made = Storage(blobs={"x.png": Blob(data=base64.b64decode(picture()))})
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +150,31 @@ def test_a_picture_is_dropped_or_pasted(served: Served, browser: Browser, kind: 
         # What is copied reads files by their names.
         shown = asked(page)
         assert shown["mask"].split(",")[0] != shown["init_images"][0].split(",")[0]
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_an_address_is_left_to_the_worker(
+    served: Served, browser: Browser, storage: Storage, kind: str
+) -> None:
+    url = f"{storage.server.url}/plain/x.png"
+    with showing(browser, served.url) as page:
+        ready(page)
+        fill(page, prompt="a circle", seed="1", **SMALL)
+        page.evaluate(DROP_TEXT, [url, "main", kind])
+        expect(rows(page, "init_images")).to_contain_text("the worker fetches it")
+        assert_fits(page)
+        # There is nothing to paint over.
+        expect(page.locator("#paint")).to_be_hidden()
+        value = sent(page)
+        assert value["init_images"] == [url]
+        answer = requests.post(
+            f"{served.url}/txt2img", json={**value, "init_images": [picture()]}, timeout=300
+        )
+        again = requests.post(f"{served.url}/txt2img", json=asked(page), timeout=300)
+        assert again.json()["images"] == answer.json()["images"]
+        # Text for a field stays the field's.
+        page.evaluate(DROP_TEXT, [f"{url}?2", "#f-prompt", kind])
+        assert asked(page)["init_images"] == [url]
 
 
 def test_what_has_no_use_is_neither_shown_nor_sent(served: Served, browser: Browser) -> None:
@@ -456,7 +498,7 @@ def test_errors_stand_at_their_pictures(served: Served, browser: Browser) -> Non
         choose(page, "image", ("large.png", picture()))
         fill(page, upscaler_1="Lanzcos", upscaling_resize="500")
         page.get_by_role("button", name="Make larger").click()
-        expect(page.locator("#f-upscaler_1-error")).to_contain_text("no such upscaler")
+        expect(page.locator("#f-upscaler_1-error")).to_contain_text("did you mean 'Lanczos'")
         fill(page, upscaler_1="Lanczos")
         page.get_by_role("button", name="Make larger").click()
         expect(page.locator("#f-upscaling_resize-error")).to_contain_text("are allowed")

@@ -1,6 +1,7 @@
 """What `bake try` sends and reads, and what the page of `bake serve` is served with."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -15,6 +16,7 @@ from bake.serve.page import content_policy, make_about, make_unused, read_page
 from bake.serve.schema import make_schema
 from bake.settings import Settings
 from runtime.job.fields import FIELDS
+from runtime.worker import Weights
 from tests.samples import make_worker
 
 
@@ -199,6 +201,10 @@ def test_the_page_is_one_file_and_its_policy_names_what_is_in_it() -> None:
 def test_what_the_page_is_made_from() -> None:
     worker = make_worker()
     about = make_about(worker, "registry/x:1")
+    assert about["upscalers"] == ["Lanczos", "Nearest"]
+    baked = Weights(role="upscaler", name="4x-sharp", path="/x", sha256="0" * 64, size_bytes=1)
+    several = dataclasses.replace(worker, weights=(*worker.weights, baked))
+    assert make_about(several, "")["upscalers"] == ["4x-sharp", "Lanczos", "Nearest"]
     assert about["checkpoints"] == [each.name for each in worker.of_role("checkpoint")]
     properties = make_schema()["properties"]
     assert set(about["sections"]) <= set(properties)
