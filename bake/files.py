@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -66,3 +66,9 @@ def _remove_forgotten(path: Path) -> None:
             with suppress(OSError):
                 if time.time() - other.stat().st_mtime > _FORGOTTEN_S:
                     other.unlink()
+
+
+def digest_of_list(files: Iterable[tuple[str, str, bool]]) -> str:
+    """Of path, SHA-256 and whether it may be run, of each file; in any order."""
+    lines = sorted(f"{path} {sha256} {'x' if run else '-'}\n" for path, sha256, run in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

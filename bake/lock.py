@@ -10,13 +10,14 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from bake.errors import ManifestError
 from bake.files import write_atomically
+from bake.manifest.extensions import FOLDER
 from bake.manifest.model import Manifest
 from bake.manifest.roles import PICKLES, ROLES
 from runtime.worker import Role
@@ -93,12 +94,52 @@ class Pin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtensionPin:
+    """One extension, pinned to the files of one commit."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _AS_WRITTEN
+
+    name: Annotated[str, Field(pattern=rf"^{FOLDER}$")]
+    """Of its folder in the image."""
+    url: str
+    """The manifest's own text."""
+    ref: str | None = None
+    """The manifest's tag or branch, which stood for the commit; None where it names the commit itself."""
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the archive of its files, as the store keeps it."""
+    size_bytes: Annotated[int, Field(ge=1)]
+    """Of that archive."""
+    files_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the list of its files with their digests, which an image can be held against."""
+    licence: str | None = None
+    """By the title of its licence's text; None where none is known."""
+    requirements: str | None = None
+    """The manifest's own text."""
+    requirements_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the file that it names."""
+    resolved_on: str
+    """The day (UTC) on which the repository gave this commit."""
+
+    @property
+    def key(self) -> str:
+        """What messages call it."""
+        return f"extensions.{self.name}"
+
+    @property
+    def stored(self) -> list[str]:
+        """Digests of what the store keeps of it."""
+        return [self.sha256, *filter(None, [self.requirements_sha256])]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lock:
     """All pins of one manifest, in the order of `Manifest.sources()`."""
 
     manifest_name: str
     family: str
     pins: tuple[Pin, ...]
+    extensions: tuple[ExtensionPin, ...] = ()
 
     def to_json(self) -> str:
         """Sorted JSON with a closing newline; what is not known is left out."""
@@ -108,6 +149,12 @@ class Lock:
             "family": self.family,
             "pins": [_pin_data(pin) for pin in self.pins],
         }
+        if self.extensions:
+            listed = map(dataclasses.asdict, self.extensions)
+            data["extensions"] = [
+                {name: value for name, value in each.items() if value is not None}
+                for each in listed
+            ]
         return json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -119,13 +166,16 @@ class Lock:
             raise ValueError("it is nested too deeply") from error
         if not isinstance(data, dict) or data.get("format") != LOCK_FORMAT:
             raise ValueError(f"its format is not {LOCK_FORMAT}, which this bake writes")
-        pins = data.get("pins")
-        if not isinstance(pins, list) or not all(isinstance(pin, dict) for pin in pins):
-            raise ValueError("`pins` is not a list of mappings")
+        pins = _mappings("pins", data.get("pins"))
+        extensions = _mappings("extensions", data.get("extensions", []))
         return cls(
             manifest_name=str(data.get("manifest")),
             family=str(data.get("family")),
-            pins=tuple(_parse_pin(pin) for pin in pins),
+            pins=tuple(_parse(_PIN, pin, f"the pin {pin.get('key', '?')}") for pin in pins),
+            extensions=tuple(
+                _parse(_EXTENSION, each, f"the extension {each.get('name', '?')}")
+                for each in extensions
+            ),
         )
 
     def pin(self, key: str) -> Pin:
@@ -194,6 +244,30 @@ def find_differences(manifest: Manifest, lock: Lock) -> list[str]:
     differences += [f"{key} is in the lock only" for key in pinned]
     if not differences and [pin.key for pin in lock.pins] != [entry.key for entry in entries]:
         differences.append("the keys stand in another order")
+    return differences + _extension_differences(manifest, lock)
+
+
+def _extension_differences(manifest: Manifest, lock: Lock) -> list[str]:
+    differences = []
+    pinned = {pin.name: pin for pin in lock.extensions}
+    for each in manifest.extensions:
+        pin = pinned.pop(each.folder, None)
+        where = f"extensions.{each.folder}"
+        if pin is None:
+            differences.append(f"{where} is not in the lock")
+            continue
+        for name, ours, theirs in (
+            ("url", each.url, pin.url),
+            ("ref", each.ref, pin.ref),
+            ("commit", each.commit or pin.commit, pin.commit),
+            ("requirements", each.requirements, pin.requirements),
+        ):
+            if ours != theirs:
+                differences.append(f"{where}.{name} is {ours}, the lock has {theirs}")
+    differences += [f"extensions.{name} is in the lock only" for name in pinned]
+    names = [each.folder for each in manifest.extensions]
+    if not differences and names != [pin.name for pin in lock.extensions]:
+        differences.append("the extensions stand in another order")
     return differences
 
 
@@ -220,7 +294,8 @@ _REQUIRED = {
 }
 
 
-_PIN = TypeAdapter(Pin)
+_PIN, _EXTENSION = TypeAdapter(Pin), TypeAdapter(ExtensionPin)
+_Pin = TypeVar("_Pin", Pin, ExtensionPin)
 _FORMS = {
     "string_type": "a text",
     "int_type": "a whole number",
@@ -233,16 +308,22 @@ _LIMITS = {
     "sha256": "no SHA256 of 64 lower-case hex digits",
     "name": "a name that is no plain file name",
     "size_bytes": "a size_bytes that is no number of bytes",
+    "commit": "a commit that is not of 40 lower-case hex digits",
 }
 
 
-def _parse_pin(data: dict[str, Any]) -> Pin:
+def _mappings(key: str, listed: Any) -> list[dict[str, Any]]:
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise ValueError(f"`{key}` is not a list of mappings")
+    return listed
+
+
+def _parse(kind: TypeAdapter[_Pin], data: dict[str, Any], what: str) -> _Pin:
     """Raises ValueError that says all that does not fit."""
     try:
         # as JSON, in which a list stands for a tuple
-        return _PIN.validate_json(json.dumps(data))
+        return kind.validate_json(json.dumps(data))
     except ValidationError as error:
-        what = f"the pin {data.get('key', '?')}"
         wrong = [_describe(what, each) for each in error.errors(include_url=False)]
         raise ValueError("; ".join(wrong)) from error
 

@@ -17,6 +17,7 @@ from bake.plan.plan import Plan, plan_bake
 from bake.plan.step import Situation, StepKind
 from bake.steps.assemble import ASSEMBLE, assemble_image, saved_image
 from bake.steps.base import BASE, make_base
+from bake.steps.extensions import EXTENSIONS, make_extensions
 from bake.steps.fetch import FETCH, fetch_weights
 from bake.steps.load import LOAD, load_into_engine
 from bake.steps.push import PUSH, check_login, push_to_registry
@@ -32,6 +33,7 @@ from bake.weights.resolve import resolve_lock
 STEPS: tuple[StepKind, ...] = (
     FETCH,
     BASE,
+    EXTENSIONS,
     WARMUP,
     ENVIRONMENT,
     RUNTIME,
@@ -70,12 +72,19 @@ def bake_image(context: Context, *, locked: bool = False) -> Baked:
         fetch_weights(run)
         base = make_base(run)
         worker = describe_worker(run, read_contract(run.engine.labels(base), where=base))
-        warmed = warm_up_base(run, worker, base)
+        extensions = make_extensions(run, worker, base)
+        warmed = warm_up_base(run, worker, base, extensions=extensions)
         environment = make_thin_layer(run, "environment")
         runtime = make_thin_layer(run, "runtime")
         streamed = stream_weights(run, worker)
         image = assemble_image(
-            run, worker, base, environment=environment, runtime=runtime, streamed=streamed
+            run,
+            worker,
+            base,
+            environment=environment,
+            runtime=runtime,
+            extensions=extensions,
+            streamed=streamed,
         )
         reference = load_into_engine(run, image)
         verdict = verify_assembled(run, worker, image, reference, streamed=streamed)
@@ -115,7 +124,8 @@ def warm_up_only(context: Context, *, locked: bool = False) -> Path:
         fetch_weights(run)
         base = make_base(run)
         worker = describe_worker(run, read_contract(run.engine.labels(base), where=base))
-        warm_up_base(run, worker, base)
+        extensions = make_extensions(run, worker, base)
+        warm_up_base(run, worker, base, extensions=extensions)
     return context.folder.root / "picture.png"
 
 
@@ -132,7 +142,8 @@ def plan_only(context: Context) -> Plan:
 
 def sha256s(lock: Lock) -> list[str]:
     """The digests of everything that a lock names."""
-    return [pin.sha256 for pin in lock.pins]
+    stored = [sha256 for each in lock.extensions for sha256 in each.stored]
+    return [*(pin.sha256 for pin in lock.pins), *stored]
 
 
 def pin_sources(context: Context, *, locked: bool) -> Lock:
@@ -169,6 +180,9 @@ def plan_run(context: Context, lock: Lock, engine: Engine) -> Run:
         record=folder.record,
         exists=lambda name, result: kinds[name].exists(folder, engine, result),
         missing_pins=[pin for pin in lock.pins if not context.store.has(pin.sha256)],
+        missing_extensions=[
+            pin for pin in lock.extensions if not all(map(context.store.has, pin.stored))
+        ],
         layers=saved.layers if saved else (),
     )
     plan = plan_bake(STEPS, situation)

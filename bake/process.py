@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import subprocess
+import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 from bake.console import Console
 
 _TERMINATE_GRACE_S = 10
+_LAST_LINES = 15
 
 
 class CommandError(Exception):
@@ -66,7 +70,56 @@ def run_command(
         raise CommandError(shown, status, last_lines(log))
 
 
-def last_lines(log: Path, count: int = 15) -> list[str]:
+def capture_command(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    stdin: bytes = b"",
+    timeout_s: float,
+    most_bytes: int,
+) -> bytes:
+    """Runs a command to its end, and gives what it printed; with all that it started it is killed where we stop.
+
+    Raises:
+        CommandError: it ended with another status than 0; with the end of its stderr.
+        TimeoutError: it did not end in time.
+        OverflowError: it printed more than `most_bytes`.
+        FileNotFoundError: there is no such program.
+    """
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile() as printed,
+        tempfile.TemporaryFile() as said,
+    ):
+        given.write(stdin)
+        given.seek(0)
+        process = subprocess.Popen(
+            command,
+            stdin=given,
+            stdout=printed,
+            stderr=said,
+            env=dict(environment),
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError from error
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if status != 0:
+            said.seek(0)
+            lines = said.read().decode("utf-8", "replace").splitlines()
+            raise CommandError(shlex.join(command[:1]), status, lines[-_LAST_LINES:])
+        if printed.seek(0, os.SEEK_END) > most_bytes:
+            raise OverflowError
+        printed.seek(0)
+        return printed.read()
+
+
+def last_lines(log: Path, count: int = _LAST_LINES) -> list[str]:
     """The end of a log, without carriage returns and empty lines."""
     with log.open(encoding="utf-8", errors="replace") as text:
         return list(deque((line.rstrip() for line in text if line.strip()), maxlen=count))

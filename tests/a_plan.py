@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from bake.image.build.base import plan_base
-from bake.lock import Lock, Pin
+from bake.lock import ExtensionPin, Lock, Pin
 from bake.manifest.load import parse_manifest
 from bake.manifest.model import Manifest
 from bake.pipeline import STEPS
@@ -21,6 +21,7 @@ name: a-model
 family: sd1
 gpu: rtx-6000-ada
 checkpoint: civitai:1
+extensions: [{url: "https://example.com/tint", commit: 012345678901234567890123456789012345678a}]
 warmup: {prompt: a red circle}
 image: ghcr.io/you/a-model
 """
@@ -33,6 +34,15 @@ PIN = Pin(
     size_bytes=1,
     sha256="a" * 64,
     url="",
+)
+EXTENSION = ExtensionPin(
+    name="tint",
+    url="https://example.com/tint",
+    commit="012345678901234567890123456789012345678a",
+    sha256="b" * 64,
+    size_bytes=1,
+    files_sha256="c" * 64,
+    resolved_on="2026-01-01",
 )
 
 
@@ -48,7 +58,7 @@ def a_plan(records: Mapping[str, Record]) -> Plan:
         STEPS,
         Situation(
             manifest=manifest,
-            lock=Lock(manifest_name="a-model", family="sd1", pins=(PIN,)),
+            lock=Lock(manifest_name="a-model", family="sd1", pins=(PIN,), extensions=(EXTENSION,)),
             options=Options(build_args={}),
             base=plan_base(manifest, build_args={}, settings=Settings()).document,
             record=records.get,

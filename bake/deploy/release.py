@@ -33,7 +33,7 @@ class Served:
 
 def make_request(warmup: Warmup) -> dict[str, Any]:
     """The warm-up's picture as a job."""
-    return {**warmup.model_dump(), "batch_size": 1}
+    return {**warmup.payload(), "batch_size": 1}
 
 
 def wait_for_release(

@@ -11,13 +11,22 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from bake.errors import did_you_mean
 from bake.manifest.deploy import Deploy
+from bake.manifest.extensions import Extension
 from bake.manifest.gpus import gpu_names
 from bake.manifest.roles import NAMED, ROLES, request_name
 from runtime.job.fields import LIMITS
@@ -46,6 +55,11 @@ _RESERVED_ARGS = {
     "--nowebui": "the base image sets it",
 }
 
+_WITHOUT_EXTENSIONS = {
+    "--data-dir",
+    "--disable-all-extensions",
+    "--disable-extra-extensions",
+}
 SOURCE_FORM = (
     "a source such as civitai:1590699, hf://owner/repo@revision/file.safetensors, "
     "https://host/file.safetensors or file:path"
@@ -127,6 +141,16 @@ class Warmup(BaseModel):
     seed: int = Field(1, ge=0, le=4294967295, description="0 to 4294967295")
     cfg_scale: float = Field(7.0, ge=1, le=30, strict=False, description="1 to 30")
     sampler_name: str = Field("Euler", min_length=1, description="a sampler of the webui")
+    alwayson_scripts: dict[str, Any] = Field(
+        default_factory=dict, description="scripts of extensions: title to `args`, a list"
+    )
+
+    def payload(self) -> dict[str, Any]:
+        """The fields of the request."""
+        given = self.model_dump()
+        if not self.alwayson_scripts:
+            del given["alwayson_scripts"]
+        return given
 
 
 class WebuiOptions(BaseModel):
@@ -194,6 +218,11 @@ class Manifest(BaseModel):
         default_factory=dict,
         description="what previews are decoded with: " + ", ".join(ROLES["vae_approx"].files),
     )
+    extensions: tuple[Extension, ...] = Field(
+        (),
+        strict=False,
+        description="extensions of the webui: a list of url and commit, with scripts and requirements",
+    )
     allow_pickle: bool = Field(
         False, description="true to accept .ckpt and .pt files, which can run code"
     )
@@ -231,6 +260,33 @@ class Manifest(BaseModel):
                 {"gpu": gpu, "near": did_you_mean(gpu, gpu_names())},
             )
         return gpu
+
+    @field_validator("extensions")
+    @classmethod
+    def _each_extension_once(cls, extensions: tuple[Extension, ...]) -> tuple[Extension, ...]:
+        folders = [each.folder.lower() for each in extensions]
+        titles = [title.lower() for each in extensions for title in each.scripts]
+        for what, names in (("named", folders), ("giving the script", titles)):
+            for twice in sorted({name for name in names if names.count(name) > 1}):
+                raise PydanticCustomError(
+                    OWN_WORDS, "two extensions are {what} {name}", {"what": what, "name": twice}
+                )
+        return extensions
+
+    @model_validator(mode="after")
+    def _extensions_are_loaded(self) -> Manifest:
+        flags = {arg.partition("=")[0] for arg in self.webui.args} & _WITHOUT_EXTENSIONS
+        titles = {title.lower() for each in self.extensions for title in each.scripts}
+        unknown = [name for name in self.warmup.alwayson_scripts if name.lower() not in titles]
+        if self.extensions and flags:
+            what = "the extensions would not be loaded, with {flags} in webui.args"
+            raise PydanticCustomError(OWN_WORDS, what, {"flags": ", ".join(sorted(flags))})
+        if unknown:
+            what = (
+                "warmup.alwayson_scripts names {name}, which no extension has among its `scripts`"
+            )
+            raise PydanticCustomError(OWN_WORDS, what, {"name": unknown[0]})
+        return self
 
     @field_validator("image")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -144,7 +144,9 @@ def _model_at(path: KeyPath) -> type[BaseModel] | None:
     model: type[BaseModel] = Manifest
     for part in path:
         info = model.model_fields.get(str(part))
-        annotation = info.annotation if info else None
+        annotation = info.annotation if info else model if isinstance(part, int) else None
+        if get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return None
         model = annotation

@@ -29,6 +29,8 @@ SHAPES_NOTHING = {
     "bake.lock": "its text is in the keys",
     "bake.plan": "decides what runs",
     "bake.steps.run": "runs what was decided",
+    "bake.extensions.git": "gives a commit's files, whose SHA-256 is in the keys",
+    "bake.extensions.resolve": "gives files by their SHA-256, or fails",
     "bake.weights": "gives files by their SHA-256, or fails",
     "bake.image.kept": "repeats what was learnt, under the version of the sources that learnt it",
     "bake.image.engine.docker": "the engine does as the step says",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bake.lock import Lock, Pin
+from bake.lock import ExtensionPin, Lock, Pin
 from bake.manifest.model import Manifest
 from bake.plan.state import BuildFolder, Document, Record, key_of
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bake.image.oci.model import Layer
 
 StepName = Literal[
-    "fetch", "base", "warmup", "environment", "runtime", "stream", "assemble", "load", "verify", "push",
+    "fetch", "base", "extensions", "warmup", "environment", "runtime", "stream", "assemble", "load", "verify", "push",
 ]  # fmt: skip
 Harvest = Literal["own", "reused", "none"]
 """Of a warm-up with the image's weights; of one with others, without what knows them; of no warm-up."""
@@ -56,6 +56,8 @@ class Situation:
     """Whether a recorded result is still in its place."""
     missing_pins: Sequence[Pin]
     """Pins whose file the store lacks."""
+    missing_extensions: Sequence[ExtensionPin] = ()
+    """Those whose files the store lacks."""
     layers: Sequence[Layer] = ()
     """Of the image that was assembled last."""
 
@@ -139,6 +141,17 @@ def pinned_weights(lock: Lock) -> Document:
 def placed_weights(lock: Lock) -> Document:
     """With their places in the image, which the webui's caches and requests know them by."""
     return {f"weights {pin.key}": f"{pin.place} {pin.sha256}" for pin in lock.pins}
+
+
+def pinned_extensions(lock: Lock) -> Document:
+    """The part of a key document that says which extensions, with the locks of what they need."""
+    return {f"extension {pin.name}": " ".join([pin.commit, *pin.stored]) for pin in lock.extensions}
+
+
+def scripts_of(manifest: Manifest) -> Document:
+    """The part of a key document that says to which scripts a request may give arguments."""
+    named = {each.folder: each.scripts for each in manifest.extensions}
+    return {f"scripts of {name}": ", ".join(named[name]) for name in sorted(named)}
 
 
 def total_bytes(pins: Sequence[Pin]) -> int | None:

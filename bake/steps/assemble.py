@@ -23,7 +23,7 @@ from bake.image.saved import load_saved_image, save_image
 from bake.image.source import read_from_engine, read_from_registry
 from bake.plan.code import sources_of
 from bake.plan.state import BuildFolder, Document
-from bake.plan.step import Earlier, Harvest, Situation, StepKind, placed_weights
+from bake.plan.step import Earlier, Harvest, Situation, StepKind, placed_weights, scripts_of
 from bake.steps.run import Run
 from bake.weights.store import Store
 from runtime.worker import HOME, WORKER_FILE, Worker
@@ -46,6 +46,8 @@ def _document(situation: Situation, earlier: Earlier) -> Document:
         "warmup": earlier["warmup"].key,
         "environment": earlier["environment"].key,
         "runtime": earlier["runtime"].key,
+        **({"extensions": earlier["extensions"].key} if "extensions" in earlier else {}),
+        **scripts_of(manifest),
         **placed_weights(situation.lock),
         "lock": hashlib.sha256(situation.lock.to_json().encode()).hexdigest(),
         "webui.args": json.dumps(manifest.webui.args),
@@ -82,6 +84,7 @@ def assemble_image(
     *,
     environment: TreeLayer,
     runtime: TreeLayer,
+    extensions: TreeLayer | None = None,
     streamed: StreamedWeights | None = None,
 ) -> Image:
     """Puts base, weights and thin layers together, as data."""
@@ -97,6 +100,7 @@ def assemble_image(
                 environment=environment,
                 runtime=runtime,
                 files=pack_own_files(folder, worker, harvest),
+                extensions=extensions,
             ),
             lock=run.lock,
             packages=[
@@ -108,6 +112,7 @@ def assemble_image(
                     kept=run.context.kept,
                 ),
                 *packages_of_layer(environment, kept=run.context.kept),
+                *(packages_of_layer(extensions, kept=run.context.kept) if extensions else ()),
             ],
             documents=folder.root / "layers" / "documents.tar.gz",
             sdk=sdk_of(assets.RUNTIME_LOCK),

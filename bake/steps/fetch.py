@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bake.lock import Pin
+from bake.extensions.resolve import fetch_extension
+from bake.lock import ExtensionPin, Pin
 from bake.plan.state import Document
 from bake.plan.step import (
     Earlier,
@@ -13,39 +14,42 @@ from bake.plan.step import (
     Step,
     StepKind,
     StepName,
+    pinned_extensions,
     pinned_weights,
     total_bytes,
 )
 from bake.steps.run import Run
 from bake.steps.stream import check_source
 from bake.weights.check import Facts, check_stored, check_together
+from bake.weights.context import Context as Surroundings
 from bake.weights.fetch import fetch_pin
 
 
 def _document(situation: Situation, _earlier: Earlier) -> Document:
-    return pinned_weights(situation.lock)
+    return {**pinned_weights(situation.lock), **pinned_extensions(situation.lock)}
 
 
 def _decide(name: StepName, document: Document, situation: Situation, _earlier: Earlier) -> Step:
     """The store is asked, not a record: another manifest may have brought or removed a file."""
-    if not situation.missing_pins:
+    extensions = situation.missing_extensions
+    if not situation.missing_pins and not extensions:
         return Step(name=name, document=document, runs=False, why="the store holds every file")
     missing = [pin for pin in situation.missing_pins if pin.key not in situation.streamed]
-    why = f"the store lacks {_names(missing)}"
-    if not missing:
+    why = f"the store lacks {_names([*missing, *extensions])}"
+    if not missing and not extensions:
         why = f"the store is not wanted; it lacks {_names(situation.missing_pins)}"
-    elif situation.streamed:
+    elif missing and situation.streamed:
         why += ", small pickles that are looked through before they are baked"
     return Step(
         name=name,
         document=document,
-        runs=bool(missing),
+        runs=bool(missing or extensions),
         why=why,
         size_bytes=total_bytes(missing) if missing else None,
     )
 
 
-def _names(pins: Sequence[Pin]) -> str:
+def _names(pins: Sequence[Pin | ExtensionPin]) -> str:
     return ", ".join(pin.key for pin in pins)
 
 
@@ -67,6 +71,14 @@ def fetch_weights(run: Run) -> None:
                 console=context.console,
                 folder=context.manifest.path.parent,
             )
+        surroundings = Surroundings(
+            settings=context.settings,
+            store=context.store,
+            console=context.console,
+            folder=context.manifest.path.parent,
+        )
+        for extension in run.lock.extensions:
+            fetch_extension(extension, surroundings)
         return {}
 
     run.step("fetch", fetch)

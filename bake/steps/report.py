@@ -48,7 +48,7 @@ def write_report(
             "version": worker.webui.version,
             "revision": worker.webui.revision,
         },
-        "request": manifest.warmup.model_dump(),
+        "request": manifest.warmup.payload(),
         "steps": [
             {**step.to_json(), "seconds": run.seconds.get(step.name)} for step in run.plan.steps
         ],

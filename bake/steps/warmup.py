@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bake import assets
 from bake.files import write_atomically
 from bake.image.build.warmup import warm_up
+from bake.image.oci.layers import TreeLayer
 from bake.plan.code import sources_of
 from bake.plan.state import BuildFolder, Document, key_of
 from bake.plan.step import (
@@ -20,6 +21,7 @@ from bake.plan.step import (
     StepName,
     decide_by_record,
     placed_weights,
+    scripts_of,
 )
 from bake.steps.run import Run
 from runtime.worker import Worker
@@ -55,13 +57,15 @@ def _document(situation: Situation, earlier: Earlier) -> Document:
 
 def _own_document(situation: Situation, earlier: Earlier) -> Document:
     manifest = situation.manifest
-    request = manifest.warmup.model_dump()
+    request = manifest.warmup.payload()
     return {
         "base": earlier["base"].key,
         "family": manifest.family,
         **placed_weights(situation.lock),
         "device": situation.options.device,
         "webui.args": json.dumps(manifest.webui.args),
+        **({"extensions": earlier["extensions"].key} if "extensions" in earlier else {}),
+        **scripts_of(manifest),
         **{f"warmup.{name}": json.dumps(value) for name, value in sorted(request.items())},
         **sources_of(__name__, *_INSIDE),
     }
@@ -86,7 +90,9 @@ def _exists(folder: BuildFolder, _engine: Engine, _result: Mapping[str, Any]) ->
 WARMUP = StepKind(name="warmup", document=_document, decide=_decide, exists=_exists)
 
 
-def warm_up_base(run: Run, worker: Worker, base: str) -> Mapping[str, Any]:
+def warm_up_base(
+    run: Run, worker: Worker, base: str, *, extensions: TreeLayer | None = None
+) -> Mapping[str, Any]:
     """Draws the warm-up picture and keeps what it left in `harvest/`, unless the weights are not here."""
     context, folder = run.context, run.context.folder
 
@@ -109,6 +115,7 @@ def warm_up_base(run: Run, worker: Worker, base: str) -> Mapping[str, Any]:
                 start_timeout_s=context.settings.warmup_start_timeout_s,
                 draw_timeout_s=context.settings.warmup_draw_timeout_s,
                 console=context.console,
+                extensions=extensions.blob if extensions else None,
             )
             shutil.rmtree(folder.root / "harvest", ignore_errors=True)
             harvest.rename(folder.root / "harvest")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from bake.errors import ManifestError
 from bake.lock import Pin
 from bake.manifest.roles import ROLES, folder_of
 from bake.steps.run import Run
-from runtime.worker import Webui, Weights, Worker
+from runtime.worker import Extension, Webui, Weights, Worker
 
 
 def describe_worker(run: Run, webui: Webui) -> Worker:
@@ -46,6 +48,7 @@ def describe_worker(run: Run, webui: Webui) -> Worker:
         args=manifest.webui.args,
         limits=manifest.limits,
         lock_sha256=hashlib.sha256(run.lock.to_json().encode()).hexdigest(),
+        extensions=tuple(_extensions(run, webui)),
     )
 
 
@@ -58,3 +61,24 @@ def _path_of(pin: Pin, webui: Webui) -> str:
             hint="take a newer base image, or add the label to its Dockerfile (docs/architecture.md)",
         )
     return f"{folder}/{pin.place}"
+
+
+def _extensions(run: Run, webui: Webui) -> Iterator[Extension]:
+    scripts = {each.folder: each.scripts for each in run.context.manifest.extensions}
+    for pin in run.lock.extensions:
+        yield Extension(
+            name=pin.name,
+            path=str(_data_folder(webui) / "extensions" / pin.name),
+            commit=pin.commit,
+            scripts=scripts[pin.name],
+        )
+
+
+def _data_folder(webui: Webui) -> PurePosixPath:
+    """Where the webui looks for extensions, by its own rule (modules/paths_internal.py)."""
+    folder, words = webui.directory, list(webui.args)
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--data-dir":
+            folder = value if equals else words[number + 1]
+    return PurePosixPath(webui.directory) / folder

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from bake.console import Console
 from bake.errors import ManifestError, SourceError
+from bake.extensions.resolve import pin_extensions
 from bake.lock import Lock, Pin
 from bake.manifest.model import Manifest, SourceEntry, config_key
 from bake.manifest.roles import ROLES
@@ -72,7 +73,16 @@ def resolve_lock(
                 pins.append(pin)
     _refuse_same_names(manifest, pins)
     check_together(manifest, pins, store, seen)
-    lock = Lock(manifest_name=manifest.name, family=manifest.family, pins=tuple(pins))
+    lock = Lock(
+        manifest_name=manifest.name,
+        family=manifest.family,
+        pins=tuple(pins),
+        extensions=pin_extensions(
+            manifest.extensions,
+            previous=previous.extensions if previous else (),
+            context=context,
+        ),
+    )
     for warning in licence_warnings(lock):
         console.warn(warning)
     return lock

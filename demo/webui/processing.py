@@ -31,7 +31,7 @@ def connect(options: Any, present: Any) -> None:
 class Processed:
     """A job's answer."""
 
-    def __init__(self, images: list[str], info: dict[str, Any]) -> None:
+    def __init__(self, images: list[Any], info: dict[str, Any]) -> None:
         self.images = images
         self.info = info
 

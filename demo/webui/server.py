@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from PIL import Image
 
-from demo.webui import postprocessing, processing
+from demo.webui import postprocessing, processing, scripts
 from demo.webui.arguments import parse_arguments
 from demo.webui.around import Models
 from demo.webui.catalogue import Catalogue
@@ -77,6 +77,10 @@ class Api:
                 {"name": name, "cmd_dir": None} for name in ("CodeFormer", "GFPGAN")
             ],
             ("GET", "/sdapi/v1/schedulers"): _schedulers,
+            ("GET", "/sdapi/v1/script-info"): lambda _query, _body: [
+                *scripts.scripts_txt2img.describe(),
+                *scripts.scripts_img2img.describe(),
+            ],
             ("GET", "/sdapi/v1/memory"): _memory,
             ("POST", "/sdapi/v1/refresh-loras"): lambda _query, _body: (
                 studio.catalogue.refresh_loras()
@@ -266,6 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     parsed = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     faults = Faults.from_environment()
     faults.at_start()
+    scripts.load_scripts(parsed.data_dir / "extensions")
     catalogue = Catalogue(parsed, HashCache(parsed.data_dir / "cache" / "hashes.json"))
     options = Options(parsed.ui_settings_file)
     if parsed.ckpt is not None and parsed.ckpt.exists():

@@ -6,13 +6,14 @@ import json
 import random
 import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from demo.webui import img2img, networks, processing
+from demo.webui import img2img, networks, processing, scripts
 from demo.webui.around import EmbeddingDatabase, Models
 from demo.webui.catalogue import Catalogue
 from demo.webui.decoder import decode_latent
@@ -21,7 +22,7 @@ from demo.webui.guidance import guided, noise_source
 from demo.webui.loader import Loader, Model
 from demo.webui.network import Network
 from demo.webui.options import Options
-from demo.webui.png import encode_png
+from demo.webui.png import encode_picture
 from demo.webui.sampling import (
     Array,
     Sampler,
@@ -36,8 +37,6 @@ VERSION = "v1.9.3-demo"
 
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 _COMMENT = re.compile(r"#[^\n]*")
-_SCRIPTS = {"seed", "sampler", "refiner", "comments"}
-"""Of the webui's page: its API takes them and makes nothing of their arguments."""
 _CELL_PIXELS = 8
 
 
@@ -86,7 +85,7 @@ def check_request(request: dict[str, Any]) -> Sampler:
     if sampler is None:
         raise HttpError(404, "Sampler not found")
     for name in request["alwayson_scripts"]:
-        if name.lower() not in _SCRIPTS:
+        if not scripts.has_script(name, is_img2img="init_images" in request):
             raise HttpError(422, f"Script '{name}' not found")
     return sampler
 
@@ -135,9 +134,13 @@ def _generate(
     job.extra = p.extra_generation_params
     if "init_images" in request:
         job.init = img2img.prepare(request, mask, job.extra)
+    is_img2img = "init_images" in request
+    runner = scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
+    given = request["alwayson_scripts"]
+    runner.run("process", given, p)
     state, size = studio.state, request["batch_size"]
     state.job_count = request["n_iter"]
-    images: list[str] = []
+    images: list[Any] = []
     infotexts: list[str] = []
     networks.connect(model.network)
     processing.model_hijack.extra_generation_params.clear()
@@ -159,14 +162,20 @@ def _generate(
         state.next_job()
         for index, latent in zip(chosen, latents, strict=True):
             infotexts.append(_infotext(studio.options, job, index))
-            text = infotexts[-1] if studio.options.enable_pnginfo else None
             picture = _decode(studio, job, latent)
             picture = studio.models.finish(picture, request, studio.options)
             if job.init is not None:
                 picture = img2img.overlaid(picture, job.init, index - chosen[0])
-            images.append(encode_png(picture, text))
+            made = SimpleNamespace(image=Image.fromarray(picture))
+            runner.run("postprocess_image", given, p, made)
+            if studio.options.enable_pnginfo:
+                made.image.info["parameters"] = infotexts[-1]
+            images.append(made.image)
     infotexts = infotexts or [_infotext(studio.options, job, 0)]
-    return processing.Processed(images, _info(studio, job, infotexts))
+    result = processing.Processed(images, _info(studio, job, infotexts))
+    runner.run("postprocess", given, p, result)
+    result.images = list(map(encode_picture, result.images))
+    return result
 
 
 def _tags(prompt: str) -> list[list[str]]:

@@ -129,13 +129,18 @@ def _watch_scripts(scripts: Any, failures: list[dict[str, Any]]) -> None:
 
     def report(message: str, *args: Any, **kwargs: Any) -> None:
         if found := _FAILED.fullmatch(message):
-            error = sys.exc_info()[1]
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_CHARS]
-            names = _names_of(scripts, found[2])
+            names, reason = _names_of(scripts, found[2]), _last_words(sys.exc_info()[1])
             failures.append({"names": names, "method": found[1], "reason": reason})
         upstream(message, *args, **kwargs)
 
     errors.report = report
+
+
+def _last_words(error: BaseException | None) -> str:
+    """Kind and text of an error; its end, where the text is a traceback in a frame (ADetailer's)."""
+    kind = f"{type(error).__name__}: "
+    text = re.sub("[\u2500-\u257f]+", " ", f"{kind}{error}")
+    return " ".join((kind + text.rpartition(kind)[2]).split())[:_REASON_CHARS]
 
 
 def _names_of(scripts: Any, file: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("bake", "runtime")
-LIKE_THINGS = {"bake/cli/commands", "runtime/boot/tricks"}
+LIKE_THINGS = {"bake/cli/commands", "bake/steps", "runtime/boot/tricks"}
 """Folders of like things, which may hold any number of them."""
 STARTS = ("runtime.__main__", "runtime.boot.__main__")
 """Where a worker and its webui begin; the tricks are imported by their names."""
@@ -177,7 +177,7 @@ def test_the_runtime_grows_no_fatter() -> None:
     """Lines, all of them: what is in a worker, and what of it a reader must know.
 
     assert sum(core.values()) <= 3836
-    assert sum(lines.values()) <= 9758
+    assert sum(lines.values()) <= 9763
     are looked into, not read.
     """
     lines = {
@@ -192,4 +192,4 @@ def test_the_runtime_grows_no_fatter() -> None:
         if room_of(name) in ("runtime", "runtime/job", "runtime/webui") and name not in tables
     }
     assert sum(core.values()) <= 3836
-    assert sum(lines.values()) <= 9758
+    assert sum(lines.values()) <= 9763

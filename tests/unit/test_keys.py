@@ -12,7 +12,8 @@ from tests.a_plan import a_plan
 
 ROOT = Path(__file__).parents[2]
 AFTER = {
-    "base": ["warmup"],
+    "base": ["extensions", "warmup"],
+    "extensions": ["warmup", "assemble"],
     "warmup": ["assemble"],
     "environment": ["assemble"],
     "runtime": ["assemble"],
@@ -23,7 +24,7 @@ NOTHING = ""
 EXPECTED = {
     # what images are built from
     "Dockerfile.base": "base",
-    "Dockerfile.final": "environment runtime",
+    "Dockerfile.final": "extensions environment runtime",
     "requirements/slim.py": "base",
     "requirements/torch.txt": "base",
     "requirements/webui.txt": "base",
@@ -34,13 +35,13 @@ EXPECTED = {
     "bake/image/build/base.py": "base",
     "bake/image/build/dockerfile.py": "base",
     "bake/image/build/wheel.py": "base",
-    "bake/image/engine/buildx.py": "base environment runtime",
+    "bake/image/engine/buildx.py": "base extensions environment runtime",
     # what the warm-up executes, on both sides
     "bake/image/build/warmup.py": "warmup",
     "bake/image/build/warmup_inside.py": "warmup",
     "bake/image/build/picture.py": "warmup verify",
     "bake/steps/warmup.py": "warmup",
-    "runtime/worker.py": "warmup environment runtime assemble verify",
+    "runtime/worker.py": "extensions warmup environment runtime assemble verify",
     "runtime/clock.py": "warmup runtime",
     "runtime/webui/client.py": "warmup runtime",
     "runtime/webui/process.py": "warmup runtime",
@@ -49,13 +50,17 @@ EXPECTED = {
     "runtime/**": "runtime",
     "bake/*/__init__.py": NOTHING,  # docstrings
     # layers, and how they become an image
-    "bake/image/build/thin.py": "environment runtime assemble",
+    "bake/image/build/thin.py": "extensions environment runtime assemble",
+    "bake/extensions/requirements.py": "extensions",
+    "bake/extensions/tree.py": "extensions",
+    "bake/steps/extensions.py": "extensions",
+    "bake/image/final/packages.py": "extensions assemble",
     "bake/steps/thin.py": "environment runtime",
-    "bake/image/oci/layers.py": "environment runtime assemble verify",
-    "bake/image/oci/model.py": "environment runtime assemble verify",
+    "bake/image/oci/layers.py": "extensions environment runtime assemble verify",
+    "bake/image/oci/model.py": "extensions environment runtime assemble verify",
     "bake/image/oci/parse.py": "assemble verify",
     "bake/image/saved.py": "assemble verify",
-    "bake/image/oci/streams.py": "assemble verify",
+    "bake/image/oci/streams.py": "extensions assemble verify",
     "bake/image/oci/reference.py": "assemble",
     "bake/image/final/assemble.py": "assemble verify",
     "bake/image/final/inspect.py": NOTHING,

@@ -282,9 +282,13 @@ def watched(*files: tuple[str, str | None]) -> tuple[Processing, Any, list[str]]
     return processing, module, shown
 
 
-def fail(module: Any, file: str, method: str = "process") -> None:
+FRAMED = "╭── Traceback ──╮\n│ raise ValueError(msg) │\n│ ValueError: no │\n│ such colour │\n╰────╯"
+"""The text of an error as ADetailer raises it."""
+
+
+def fail(module: Any, file: str, method: str = "process", words: str = "no\n such colour") -> None:
     try:
-        raise ValueError("no\n such colour")
+        raise ValueError(words)
     except ValueError:
         module.errors.report(f"Error running {method}: {file}", exc_info=True)
 
@@ -295,6 +299,8 @@ def test_what_scripts_failed_is_in_the_answer() -> None:
     failure = {"names": ["tint"], "method": "process", "reason": "ValueError: no such colour"}
     assert told.info["bakery"]["scripts"] == [failure]
     assert shown == ["Error running process: /e/tint.py"]
+    framed = draw(processing, during=lambda: fail(module, "/e/tint.py", words=FRAMED))
+    assert framed.info["bakery"]["scripts"] == [failure]
     nameless = draw(processing, during=lambda: fail(module, "/e/other.py"))
     assert nameless.info["bakery"]["scripts"][0]["names"] == ["other.py"]
 

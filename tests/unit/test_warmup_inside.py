@@ -58,7 +58,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, **draws: Any) -> tuple[in
     monkeypatch.setattr(warmup_inside, "FOLDER", folder)
     monkeypatch.setattr(warmup_inside, "_draw", draw)
     monkeypatch.setattr(Worker, "load", lambda: worker)
-    (folder / "request.json").write_text('{"device": "cpu"}')
+    (folder / "request.json").write_text('{"device": "cpu", "payload": {}}')
     return warmup_inside.main(), made
 
 

@@ -15,10 +15,12 @@ from bake.cli.options import (
 )
 from bake.cli.several import run_each
 from bake.console import Console, format_bytes
+from bake.extensions.resolve import fetch_extension
 from bake.lock import load_lock
 from bake.manifest.load import load_manifest
 from bake.settings import Settings
 from bake.weights.check import check_stored, check_together
+from bake.weights.context import Context
 from bake.weights.fetch import describe_size, fetch_pin
 from bake.weights.store import Store
 
@@ -41,7 +43,8 @@ def _fetch(manifest: Path, console: Console) -> None:
     lock = load_lock(loaded)
     settings = Settings.from_environment()
     store = Store(settings.store)
-    with store.lease(pin.sha256 for pin in lock.pins):
+    stored = [sha256 for each in lock.extensions for sha256 in each.stored]
+    with store.lease([*(pin.sha256 for pin in lock.pins), *stored]):
         for pin in lock.pins:
             if store.has(pin.sha256):
                 console.skip(f"fetch {pin.key}", "it is in the store already")
@@ -61,3 +64,11 @@ def _fetch(manifest: Path, console: Console) -> None:
             console.event("weights", key=pin.key, path=str(path), bytes=size)
             console.say(f"  {path} ({format_bytes(size)})")
         check_together(loaded, lock.pins, store, {})
+        context = Context(
+            settings=settings, store=store, console=console, folder=loaded.path.parent
+        )
+        for extension in lock.extensions:
+            fetch_extension(extension, context)
+            path = store.path_of(extension.sha256)
+            console.event("extension", key=extension.key, path=str(path), commit=extension.commit)
+            console.say(f"  {path} ({extension.key} at {extension.commit[:12]})")

@@ -55,4 +55,6 @@ def _pin(manifest: Manifest, console: Console) -> None:
         console.say(
             f"  {pin.key}: {pin.file_name}, {describe_size(pin.size_bytes)}, sha256 {pin.sha256[:12]}…"
         )
+    for extension in lock.extensions:
+        console.say(f"  {extension.key}: {extension.url} at {extension.commit}")
     console.say(f"{path} {'written' if written else 'is up to date'}")

@@ -18,7 +18,7 @@ from bake.errors import BuildError
 from bake.image.engine.docker import Engine
 from bake.image.oci.layers import TreeLayer, make_tree_layer
 
-ThinTarget = Literal["environment", "runtime"]
+ThinTarget = Literal["environment", "runtime", "extensions"]
 
 
 def build_thin_layer(
@@ -29,6 +29,7 @@ def build_thin_layer(
     blob: Path,
     scratch: Path,
     log: Path,
+    contexts: Mapping[str, Path] | None = None,
 ) -> TreeLayer:
     """Builds one target of Dockerfile.final into a layer on disk.
 
@@ -39,6 +40,7 @@ def build_thin_layer(
         blob: Where the layer is written.
         scratch: A folder for the build context and the tar that the builder writes.
         log: Takes the build's output.
+        contexts: Folders in the place of stages, by their names.
 
     Raises:
         BuildError: the build failed.
@@ -50,6 +52,7 @@ def build_thin_layer(
             "--file", str(assets.DOCKERFILE_FINAL),
             "--target", target,
             *(["--build-arg", f"PYTHON_IMAGE={image}"] if image else []),
+            *(part for each in (contexts or {}).items() for part in ("--build-context", "=".join(map(str, each)))),
             "--output", f"type=tar,dest={tree}",
             str(_make_context(scratch / "context")),
         ],

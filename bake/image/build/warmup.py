@@ -59,6 +59,7 @@ def warm_up(
     start_timeout_s: int,
     draw_timeout_s: int,
     console: Console,
+    extensions: Path | None = None,
 ) -> WarmupResult:
     """Draws the manifest's warm-up picture and fills `harvest` with the caches that it left.
 
@@ -77,6 +78,7 @@ def warm_up(
         start_timeout_s: Until the model is loaded.
         draw_timeout_s: Then until the picture is drawn.
         console: Says on which device it ran.
+        extensions: The layer of the webui's extensions, if there are any.
 
     Raises:
         BuildError: the webui did not start, did not load the model, or drew no proper picture; with its own last lines.
@@ -91,7 +93,7 @@ def warm_up(
                     "device": chosen,
                     "start_timeout_s": start_timeout_s,
                     "draw_timeout_s": draw_timeout_s,
-                    "payload": request.model_dump(),
+                    "payload": request.payload(),
                 }
             ),
             encoding="utf-8",
@@ -100,6 +102,9 @@ def warm_up(
         mounts = _mounts(weights, runtime=runtime, exchange=exchange, scratch=scratch)
         with engine.container(image, run=run, **_options(worker, chosen, mounts)) as container:
             try:
+                if extensions is not None:
+                    with extensions.open("rb") as layer:
+                        container.put_archive("/", layer)
                 container.start()
             except APIError as error:
                 reason = str(error.explanation or error)

@@ -17,12 +17,12 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from runtime.webui.client import WebuiError
+from runtime.webui.client import WebuiClient, WebuiError
 from runtime.webui.process import WebuiProcess, WebuiProcessError
 from runtime.worker import WEIGHTS_MTIME, WORKER_FILE, Device, Worker
 
@@ -50,6 +50,9 @@ class Drawn:
     settings: dict[str, Any]
     loaded_s: float
     drawn_s: float
+    scripts: list[Any] = field(default_factory=list)
+    """Of the webui's always-on scripts: title, whether for img2img, count of arguments; empty without extensions."""
+    last_lines: list[str] = field(default_factory=list)
 
 
 def main() -> int:
@@ -58,7 +61,7 @@ def main() -> int:
     worker = Worker.load()
     ours, unproven = None, ""
     try:
-        ours = _draw(worker, request, boot="all", record=True)
+        ours = _draw(worker, request, boot=_tricks(worker, request["payload"]), record=True)
     except _FailedError as error:
         unproven = f"the start with them failed: {error}"
     try:
@@ -68,13 +71,32 @@ def main() -> int:
         return 1
     if ours is not None and not is_same_picture(ours.image, plain.image):
         unproven = "they draw another picture than upstream's plain start"
+    elif ours is not None and ours.scripts != plain.scripts:
+        unproven = "the webui offers other scripts with them than in upstream's plain start"
     proven = [] if ours is None or unproven else ours.tricks
     (FOLDER / "record").mkdir(exist_ok=True)
     _write("record/proven.json", {request["device"]: proven})
+    if reason := _wrong_scripts(worker, plain):
+        _write("failure.json", {"reason": reason, "last_lines": plain.last_lines})
+        return 1
     result = dataclasses.asdict(ours or plain)
+    del result["scripts"], result["last_lines"]
     complete_config(Path(worker.webui.config_file), result.pop("settings"))
     _write("response.json", {**result, "tricks": proven, "unproven": unproven})
     return 0
+
+
+def _tricks(worker: Worker, payload: Mapping[str, Any]) -> str:
+    """Those that may be proven.
+
+    Extensions hang on parts of the pages that `ui` does not build (ADetailer on a button), and one may import what
+    `lazy` leaves to its first use: that is proven only where the picture is drawn with all scripts that requests may name.
+    """
+    if not worker.extensions:
+        return "all"
+    titles = {title.lower() for each in worker.extensions for title in each.scripts}
+    drawn = {name.lower() for name in payload.get("alwayson_scripts", {})}
+    return "all,-ui" if titles <= drawn else "all,-ui,-lazy"
 
 
 def _draw(worker: Worker, request: dict[str, Any], *, boot: str, record: bool) -> Drawn:
@@ -100,6 +122,7 @@ def _draw(worker: Worker, request: dict[str, Any], *, boot: str, record: bool) -
         answer = webui.client.draw(request["payload"], timeout_s=request["draw_timeout_s"])
         drawn = time.monotonic()
         settings = webui.client.options()
+        scripts = _list_scripts(webui.client) if worker.extensions else []
         # It writes what it has set; the rest is added when it has ended.
         webui.client.call("POST", "/sdapi/v1/options", {})
     except (WebuiProcessError, WebuiError) as error:
@@ -113,9 +136,30 @@ def _draw(worker: Worker, request: dict[str, Any], *, boot: str, record: bool) -
         image=answer["images"][0],
         info=answer["info"],
         settings=settings,
+        scripts=scripts,
+        last_lines=webui.last_lines(15),
         loaded_s=round(loaded - began, 3),
         drawn_s=round(drawn - loaded, 3),
     )
+
+
+def _list_scripts(client: WebuiClient) -> list[Any]:
+    return [
+        [str(each["name"]).lower(), each["is_img2img"], len(each["args"])]
+        for each in client.get("script-info")
+        if each["is_alwayson"]
+    ]
+
+
+def _wrong_scripts(worker: Worker, plain: Drawn) -> str:
+    """What of the extensions does not work, in the start that is upstream's own; empty where all does."""
+    known = {name for name, *_ in plain.scripts}
+    titles = [title for each in worker.extensions for title in each.scripts]
+    if lacking := [title for title in titles if title.lower() not in known]:
+        return f"no extension has the script {', '.join(lacking)}, or it cannot be loaded"
+    failed = json.loads(plain.info).get("bakery", {}).get("scripts", ())
+    told = [f"{', '.join(e['names'])} failed in {e['method']}: {e['reason']}" for e in failed]
+    return f"a script failed: {'; '.join(told)}" if told and worker.extensions else ""
 
 
 def is_same_picture(one: str, other: str) -> bool:
@@ -151,6 +195,7 @@ def _settle_folders(worker: Worker) -> None:
     Boot's record is good for folders of the same time only, and the webui writes into some of them.
     """
     kept = [each.path for each in worker.weights] + [*worker.webui.harvest_paths, WORKER_FILE]
+    kept += [f"{each.path}/scripts" for each in worker.extensions]
     for folder in {parent for path in kept for parent in PurePosixPath(path).parents}:
         if Path(folder).is_dir():
             os.utime(folder, (WEIGHTS_MTIME, WEIGHTS_MTIME))

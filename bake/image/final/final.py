@@ -18,6 +18,7 @@ from bake.plan.step import Harvest
 from runtime.worker import HOME, Weights, Worker
 
 ENTRYPOINT = (f"{HOME}/venv/bin/python", "-m", "runtime")
+EXTENSIONS_COMMENT = "the webui's extensions"
 _ENVIRONMENT = {
     "PYTHONPATH": HOME,
     "PYTHONUNBUFFERED": "1",
@@ -34,6 +35,7 @@ class ThinLayers:
     runtime: TreeLayer
     files: TreeLayer
     """`worker.json` and the harvest."""
+    extensions: TreeLayer | None = None
 
 
 def assemble_final(
@@ -63,6 +65,7 @@ def assemble_final(
     """
     layers = [
         *weights,
+        *([thin.extensions.as_layer(EXTENSIONS_COMMENT)] if thin.extensions else []),
         thin.environment.as_layer("the runtime's environment"),
         thin.runtime.as_layer("the runtime"),
         thin.files.as_layer("worker.json and what the warm-up left"),

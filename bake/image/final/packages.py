@@ -13,9 +13,11 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import requests
 from docker.errors import APIError, NotFound
+from docker.models.containers import Container
 
 from bake.errors import BuildError
 from bake.image.engine.docker import Engine
@@ -95,19 +97,24 @@ def _once(
     return found
 
 
+def site_packages_of(engine: Engine, image: str, *, python: str, run: str) -> PurePosixPath:
+    """The folder of an interpreter's own packages in an image.
+
+    Raises:
+        BuildError: the interpreter does not answer.
+    """
+    script = "import json, sysconfig; print(json.dumps(sysconfig.get_path('purelib')))"
+    with engine.container(
+        image, run=run, entrypoint=[python], command=["-I", "-c", script], network_mode="none"
+    ) as container:
+        return PurePosixPath(_answer(container, python=python, image=image))
+
+
 def _ask(engine: Engine, image: str, *, python: str, run: str) -> list[Package]:
     with engine.container(
         image, run=run, entrypoint=[python], command=["-I", "-c", _SCRIPT], network_mode="none"
     ) as container:
-        try:
-            container.start()
-            status = container.wait(timeout=_TIMEOUT_S)["StatusCode"]
-            shown = container.logs(stdout=True, stderr=False)
-            records = json.loads(shown) if status == 0 else None
-        except (APIError, requests.RequestException, ValueError):
-            records = None
-        if records is None:
-            raise BuildError(f"{python} does not list its packages", where=image)
+        records = _answer(container, python=python, image=image)
         found = [package for text in records if (package := parse_metadata(text)) is not None]
         try:
             stream, _ = container.get_archive(str(DPKG_STATUS))
@@ -115,6 +122,20 @@ def _ask(engine: Engine, image: str, *, python: str, run: str) -> list[Package]:
         except NotFound:
             pass  # not a Debian
     return found
+
+
+def _answer(container: Container, *, python: str, image: str) -> Any:
+    """The JSON that a container's interpreter prints."""
+    try:
+        container.start()
+        status = container.wait(timeout=_TIMEOUT_S)["StatusCode"]
+        shown = container.logs(stdout=True, stderr=False)
+        answer = json.loads(shown) if status == 0 else None
+    except (APIError, requests.RequestException, ValueError):
+        answer = None
+    if answer is None:
+        raise BuildError(f"{python} does not list its packages", where=image)
+    return answer
 
 
 def parse_dpkg_status(text: str) -> Iterator[Package]:

@@ -37,7 +37,7 @@ from bake import __version__
 from bake.image.final.packages import Package
 from bake.image.oci.layers import TreeLayer, make_tree_layer
 from bake.image.oci.model import PROVENANCE_FILE, SBOM_FILE, Image, Layer, canonical_json
-from bake.lock import Lock, Pin
+from bake.lock import ExtensionPin, Lock, Pin
 from runtime.worker import WEIGHTS_MTIME, Worker
 
 DOCUMENTS_COMMENT = "bill of materials and provenance"
@@ -80,13 +80,14 @@ def make_documents_layer(
 
 
 def make_sbom(*, worker: Worker, lock: Lock, packages: Iterable[Package]) -> str:
-    """The bill of materials: models with sources, hashes and licences; Python and Debian packages."""
+    """The bill of materials: models and extensions with sources, hashes and licences; Python and Debian packages."""
     pins = {(pin.role, pin.name): pin for pin in lock.pins}
     models = [
         _model(pins[(each.role, each.name)], size_bytes=each.size_bytes, path=each.path)
         for each in worker.weights
     ]
-    parts = [*models, *_packages(packages)]
+    extensions = [_extension(pin, worker) for pin in lock.extensions]
+    parts = [*models, *extensions, *_packages(packages)]
     listed = [f"{each.bom_ref.value}" for each in parts]
     bom = Bom(
         components=parts,
@@ -144,6 +145,14 @@ def make_provenance(*, worker: Worker, lock: Lock, base: Image, layers: Sequence
                         }
                         for pin in lock.pins
                     ),
+                    *(
+                        {
+                            "name": pin.key,
+                            "digest": {"gitCommit": pin.commit, "sha256": pin.sha256},
+                            "uri": pin.url,
+                        }
+                        for pin in lock.extensions
+                    ),
                 ],
             },
             "runDetails": {
@@ -181,6 +190,24 @@ def _model(pin: Pin, *, size_bytes: int, path: str) -> Component:
             Property(name=f"bakery:{name}", value=str(value))
             for name, value in known.items()
             if value is not None
+        ],
+    )
+
+
+def _extension(pin: ExtensionPin, worker: Worker) -> Component:
+    baked = next(each for each in worker.extensions if each.name == pin.name)
+    known = {"role": "extension", "path": baked.path, "scripts": ", ".join(baked.scripts)}
+    known |= {"ref": pin.ref or "", "requirements.sha256": pin.requirements_sha256 or ""}
+    return Component(
+        name=pin.name,
+        version=pin.commit,
+        type=ComponentType.APPLICATION,
+        bom_ref=f"{pin.key}:{pin.commit}",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=pin.sha256)],
+        licenses=[DisjunctiveLicense(name=pin.licence)] if pin.licence else [],
+        external_references=[ExternalReference(type=ExternalReferenceType.VCS, url=XsUri(pin.url))],
+        properties=[
+            Property(name=f"bakery:{name}", value=value) for name, value in known.items() if value
         ],
     )
 

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bake.console import format_bytes
+from bake.files import digest_of_list
 from bake.image.oci.model import (
     BASE_DIGEST_LABEL,
     LAYERS_LABEL,
@@ -17,11 +18,11 @@ from bake.image.oci.model import (
     Image,
     Layer,
 )
-from bake.image.verify.scan import LayerFacts
+from bake.image.verify.scan import FileFacts, LayerFacts
 from bake.image.verify.secrets import Finding, SecretScanner, is_public, is_waste
 from bake.image.verify.verdict import Check, make_check
-from bake.lock import Lock
-from runtime.worker import WEIGHTS_MTIME, WORKER_FILE, Weights, Worker
+from bake.lock import ExtensionPin, Lock
+from runtime.worker import WEIGHTS_MTIME, WORKER_FILE, Extension, Weights, Worker
 
 _Kept = Mapping[PurePosixPath, bytes]
 
@@ -104,16 +105,20 @@ def check_files(
             remedy="bake the image again; this is no image of bake's",
         )
         return
-    yield _check_lock(worker, image, lock)
+    expected = _read_lock(image, lock)
+    yield expected if isinstance(expected, Check) else _check_lock(worker, expected)
     yield check_documents(image, worker, kept)
     for weights in worker.weights:
         yield from _check_weights(weights, layers, facts)
+    pins = () if isinstance(expected, Check) else expected.extensions
+    for extension in worker.extensions:
+        pin = next((each for each in pins if each.name == extension.name), None)
+        yield _check_extension(extension, pin, facts)
 
 
-def _check_lock(worker: Worker, image: Image, lock: Lock | None) -> Check:
-    labels = image.labels
+def _read_lock(image: Image, lock: Lock | None) -> Lock | Check:
     try:
-        expected = lock or Lock.from_json(labels[LOCK_LABEL])
+        return lock or Lock.from_json(image.labels[LOCK_LABEL])
     except KeyError:
         return Check(
             name="lock",
@@ -128,6 +133,9 @@ def _check_lock(worker: Worker, image: Image, lock: Lock | None) -> Check:
             message="the image's lock cannot be read",
             remedy="bake the image again",
         )
+
+
+def _check_lock(worker: Worker, expected: Lock) -> Check:
     baked = {(each.role, each.name): each.sha256 for each in worker.weights}
     pinned = {(pin.role, pin.name): pin.sha256 for pin in expected.pins}
     wrong = [
@@ -136,6 +144,13 @@ def _check_lock(worker: Worker, image: Image, lock: Lock | None) -> Check:
         if baked.get((role, name)) != sha256
     ]
     wrong += [f"{role} {name} is not in the lock" for role, name in baked.keys() - pinned.keys()]
+    extensions = {each.name: each.commit for each in worker.extensions}
+    commits = {each.name: each.commit for each in expected.extensions}
+    wrong += [
+        f"extension {name} is {'missing' if name not in extensions else 'another commit'}"
+        for name, commit in commits.items()
+        if extensions.get(name) != commit
+    ]
     return make_check(
         "lock",
         not wrong,
@@ -186,6 +201,33 @@ def _check_weights(
             )
 
 
+def _check_extension(
+    extension: Extension, pin: ExtensionPin | None, facts: Sequence[LayerFacts]
+) -> Check:
+    """Whether the files of the commit are there as they were pinned, whatever layers say."""
+    folder = PurePosixPath(extension.path)
+    found: dict[PurePosixPath, FileFacts] = {}
+    for layer in facts:
+        found = {path: each for path, each in found.items() if not layer.touches(path)}
+        found |= {path: layer.files[path] for path in layer.files if path.is_relative_to(folder)}
+    own = [
+        (str(path.relative_to(folder)), each.sha256, bool(each.mode & 0o100))
+        for path, each in found.items()
+        if "__pycache__" not in path.parts
+    ]
+    wrong = ""
+    if not own:
+        wrong = f"{folder} is in no layer above the base"
+    elif pin is not None and digest_of_list(own) != pin.files_sha256:
+        wrong = f"{folder} has other files than commit {pin.commit} of {pin.url}"
+    return make_check(
+        f"extension {extension.name}",
+        not wrong,
+        wrong or f"{folder}: {len(own)} files of commit {extension.commit[:12]}",
+        "bake the image again",
+    )
+
+
 def check_documents(image: Image, worker: Worker, kept: _Kept) -> Check:
     """Whether bill of materials, provenance and labels speak of this image and its weights."""
     texts = [kept.get(PurePosixPath(name)) for name in (SBOM_FILE, PROVENANCE_FILE)]
@@ -221,6 +263,10 @@ def _wrong_documents(
             yield f"the bill of materials does not name {weights.role} {weights.name} with its SHA256"
         if weights.sha256 not in sources:
             yield f"the provenance does not name {weights.role} {weights.name} with its SHA256"
+    commits = {each["digest"].get("gitCommit") for each in definition["resolvedDependencies"]}
+    for extension in worker.extensions:
+        if extension.commit not in commits:
+            yield f"the provenance does not name the commit of the extension {extension.name}"
     base = labels.get(BASE_DIGEST_LABEL)
     if base and base[7:] not in sources:
         yield f"the provenance names another base than the label {BASE_DIGEST_LABEL}"

@@ -136,7 +136,7 @@ def verify_final(
         )
     verdict = verify_image(image, name=reference, console=console, kept=kept, downloads_base=False)
     trial = verify_worker(
-        engine, reference, worker=worker, job=warmup.model_dump(), run=folder.identity
+        engine, reference, worker=worker, job=warmup.payload(), run=folder.identity
     )
     verdict = verdict.with_check(trial.check)
     console.event("verdict", **verdict.as_json())

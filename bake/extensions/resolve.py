@@ -1,0 +1,168 @@
+"""From a manifest's extensions to their pins, and from pins to what the store keeps of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from bake.errors import SourceError
+from bake.extensions.git import Repository, open_repository
+from bake.extensions.requirements import parse_requirements
+from bake.extensions.tree import Tree, read_tree, write_archive
+from bake.lock import ExtensionPin
+from bake.manifest.extensions import NO_REQUIREMENTS, Extension
+from bake.weights.context import Context, today
+from bake.weights.sites import local
+from bake.weights.sources import Source
+from runtime.files.errors import disk_errors
+
+
+def pin_extensions(
+    extensions: Sequence[Extension], *, previous: Sequence[ExtensionPin], context: Context
+) -> tuple[ExtensionPin, ...]:
+    """Asks each repository for its commit, unless the pin that there is says the same as the manifest.
+
+    Raises:
+        SourceError: a repository does not give the commit, or the commit has what no image can have.
+    """
+    kept = {pin.name: pin for pin in previous}
+    return tuple(_pin(each, kept.get(each.folder), context) for each in extensions)
+
+
+def fetch_extension(pin: ExtensionPin, context: Context) -> None:
+    """Brings what the store lacks of an extension.
+
+    Raises:
+        SourceError: it does not come, or is not what was pinned.
+    """
+    if not context.store.has(pin.sha256):
+        with context.console.step(f"fetch {pin.key}", f"{pin.url} at {pin.commit[:12]}"):
+            tree = _read(pin.url, pin.commit, context, pin.key)
+            found = _store(tree, context, pin.key)
+            if found != pin.sha256:
+                raise SourceError(
+                    f"its files have SHA256 {found}, the lock says {pin.sha256}",
+                    where=pin.key,
+                    hint="bake lock MANIFEST; a commit's files do not change, but the lock was edited",
+                )
+    if pin.requirements_sha256 is not None:
+        _take_requirements(pin.requirements or "", context, pin.key, pin.requirements_sha256)
+
+
+def _pin(each: Extension, previous: ExtensionPin | None, context: Context) -> ExtensionPin:
+    key, console = f"extensions.{each.folder}", context.console
+    is_same = (
+        previous is not None
+        and (previous.url, previous.ref) == (each.url, each.ref)
+        and each.commit in (None, previous.commit)
+        and previous.requirements == each.requirements
+    )
+    if previous is not None and is_same and context.store.has(previous.sha256):
+        console.skip(f"pin {key}", "it is in the lock already")
+        sha256 = _requirements(each, None, context, key)
+        return dataclasses.replace(previous, requirements_sha256=sha256)
+    with console.step(f"pin {key}", f"{each.url} {each.ref or each.commit}"):
+        commit = each.commit or (previous.commit if previous and is_same else None)
+        if commit is None:
+            with _open(each.url, context, key) as repository:
+                commit = repository.resolve(each.ref or "HEAD")
+        tree = _read(each.url, commit, context, key)
+        requirements_sha256 = _requirements(each, tree, context, key)
+        sha256 = _store(tree, context, key)
+        for warning in _licence_warnings(tree, key):
+            console.warn(warning)
+    pin = ExtensionPin(
+        name=each.folder,
+        url=each.url,
+        ref=each.ref,
+        commit=commit,
+        sha256=sha256,
+        size_bytes=context.store.size_of(sha256),
+        files_sha256=tree.files_sha256,
+        licence=tree.licence,
+        requirements=each.requirements,
+        requirements_sha256=requirements_sha256,
+        resolved_on=today(),
+    )
+    if previous is not None:
+        same_day = dataclasses.replace(pin, resolved_on=previous.resolved_on)
+        return previous if same_day == previous else pin
+    return pin
+
+
+def _open(url: str, context: Context, key: str) -> AbstractContextManager[Repository]:
+    return open_repository(url, folder=context.folder, settings=context.settings, key=key)
+
+
+def _read(url: str, commit: str, context: Context, key: str) -> Tree:
+    with _open(url, context, key) as repository:
+        return read_tree(repository, commit, where=key)
+
+
+def _store(tree: Tree, context: Context, key: str) -> str:
+    store = context.store
+    size_bytes = sum(len(each.content) for each in tree.files)
+    store.check_space(2 * size_bytes, what=key)
+    part = store.partial_path(hashlib.sha256(f"{key} {tree.files_sha256}".encode()).hexdigest())
+    with store.lock(part.stem, console=context.console, label=key), disk_errors(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            sha256 = write_archive(tree, part)
+            if not store.has(sha256):
+                store.admit(part, sha256)
+        finally:
+            part.unlink(missing_ok=True)
+    return sha256
+
+
+def _requirements(each: Extension, tree: Tree | None, context: Context, key: str) -> str | None:
+    """The digest of the lock of what it needs, which the store then has; None where it needs nothing.
+
+    Raises:
+        SourceError: it needs packages and the manifest gives no lock of them, or that is none.
+    """
+    if each.requirements is None:
+        needs = tree.needs if tree else []
+        if needs:
+            raise SourceError(
+                f"it has {' and '.join(needs)}: it needs packages, and a worker installs nothing when it starts",
+                where=key,
+                hint="`requirements: file:NAME.txt` names a lock of them with hashes;"
+                f" `requirements: {NO_REQUIREMENTS}` says that the base has all it needs",
+            )
+        return None
+    if each.requirements == NO_REQUIREMENTS:
+        return None
+    return _take_requirements(each.requirements, context, key, None)
+
+
+def _take_requirements(text: str, context: Context, key: str, expected: str | None) -> str:
+    where = f"{key}.requirements"
+    source = Source(provider="file", path=text.partition(":")[2].strip())
+    sha256 = local.take_file(context, source, where=where, expected=expected)
+    parse_requirements(read_text(context.store.path_of(sha256), where), where=where)
+    return sha256
+
+
+def read_text(path: Path, where: str) -> str:
+    """A text file of the store. Raises SourceError where it is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise SourceError("the file is not UTF-8 text", where=where) from None
+
+
+def _licence_warnings(tree: Tree, key: str) -> list[str]:
+    if tree.licence is None:
+        return [f"{key}: no licence is known; look at its page before you publish an image of it"]
+    if tree.licence.startswith("AGPL"):
+        what = (
+            "whoever is served by the image may ask for its source, which its address is enough for"
+        )
+        return [f"{key}: its licence {tree.licence}: {what}, as long as it is unchanged"]
+    if "-NC" in tree.licence:
+        return [f"{key}: its licence {tree.licence} forbids commercial use"]
+    return []
