@@ -139,7 +139,8 @@ def _refuse_mismatch(found: Found, entry: SourceEntry, manifest: Manifest) -> No
     """
     where = _shown(entry)
     if found.role is not None and found.role != entry.role:
-        raise SourceError(f"the source is a {found.role}, not a {entry.role}", where=where)
+        what = f"the source is a {found.role}, not a {entry.role.replace('_', ' ')}"
+        raise SourceError(what, where=where)
     check_name(found.file_name, entry.role, allow_pickle=manifest.allow_pickle, where=where)
     _refuse_family(found.families, found.base_model, entry, manifest.family)
 

@@ -151,7 +151,8 @@ class _Parser(Reader):
         ]
         entries = self._read_entries(given, "embeddings", _OF_AN_EMBEDDING, self._baked)
         embeddings = [FileRequest(**each) for each in entries]
-        if given.get("restore_faces"):
+        if given.get("restore_faces", overrides.get("face_restoration")):
+            given["restore_faces"] = True
             self._choose_restorer(overrides)
         named = self._check_prompts(given, overrides, loras, embeddings)
         payload = {k: e for k, e in {**self._unused, **given}.items() if k not in _NOT_THE_WEBUIS}

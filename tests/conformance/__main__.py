@@ -106,12 +106,23 @@ class Check:
 
     def models(self) -> None:
         """Embeddings, hypernetworks, upscalers and face restorers, one after another."""
+        drawn = {}
         for case in models.cases():
             self.compare("models", case)
+            _, body = self.fresh.draw(case.payload, case.endpoint)
+            drawn[case.name] = pixels(body["images"] or [])
+        for name, other in models.CHANGES.items():
+            same = drawn[name] == drawn[other]
+            self.table.add("models", name, f"the picture of {other}" if same else "")
         self._by_address()
         for name, sent, words in models.refused():
             said = str(self.worker.run(sent).get("error"))
             self.table.add("models", name, "" if words in said else f"not refused as such: {said}")
+
+    def faces(self) -> None:
+        """By both restorers, with noise and without."""
+        for case in models.faces():
+            self.compare("faces", case)
 
     def _by_address(self) -> None:
         """An embedding from an address, and the same words before and after, as words."""
@@ -263,18 +274,12 @@ def make_checkpoints(bench: Bench) -> None:
     )
 
 
-def make_models(bench: Bench) -> None:
-    """What is around the smallest checkpoint."""
-    around, script = bench.folder / "around", Path(__file__).with_name("make_models.py")
-    if not around.exists():
-        checkpoint = bench.folder / "models" / f"{TINY[0]}.safetensors"
-        made = around.with_name("around.new")
-        subprocess.run(
-            [str(bench.python), str(script), str(checkpoint), str(made)],
-            check=True,
-            cwd=bench.folder,
-        )
-        made.rename(around)
+def make_models(bench: Bench, *faces: str) -> None:
+    """What is around the smallest checkpoint; the models for faces, a gigabyte, only where they are asked for."""
+    script = Path(__file__).with_name("make_models.py")
+    checkpoint = bench.folder / "models" / f"{TINY[0]}.safetensors"
+    command = [str(bench.python), str(script), str(checkpoint), str(bench.folder / "around")]
+    subprocess.run([*command, *faces], check=True, cwd=bench.folder)
 
 
 def library_loras(bench: Bench, python: Path) -> None:
@@ -297,7 +302,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "parts",
         nargs="*",
-        help=", ".join(PARTS) + "; all but repeat if left out",
+        help=", ".join(PARTS) + "; all but repeat and faces if left out",
     )
     return parser.parse_args()
 
@@ -320,8 +325,9 @@ def main() -> int:
     make_all(folder / "models" / "small.safetensors", folder / "loras")
     make_xl(folder / "models" / "smallxl.safetensors", folder / "loras")
     make_tiny(folder / "models" / "tiny.safetensors", folder / "loras")
-    if "models" in options.parts:
-        make_models(bench)
+    wanted = {"models", "faces"} & set(options.parts or PARTS)
+    if wanted:
+        make_models(bench, *wanted & {"faces"} & set(options.parts))
     if options.lora_python:
         library_loras(bench, options.lora_python)
     table = Table()
@@ -331,7 +337,7 @@ def main() -> int:
             bench,
             checkpoints,
             BAKERY_BOOT=options.boot,
-            BAKERY_JOB_TIMEOUT_S="300" if "models" in names else "100",
+            BAKERY_JOB_TIMEOUT_S="300" if "faces" in names else "100",
             BAKERY_LORA_LOOPBACK="1",
         )
         try:
@@ -355,6 +361,7 @@ PARTS = {
     "samplers": TINY,
     "pictures": TINY,
     "models": TINY,
+    "faces": TINY,
     "loras": SMALL,
     "history_xl": SMALL,
     "ends": SMALL,
@@ -365,7 +372,7 @@ PARTS = {
 
 def _chosen(asked: Iterable[str]) -> list[tuple[tuple[str, ...], list[str]]]:
     """The parts of each worker."""
-    wanted = list(asked) or [name for name in PARTS if name != "repeat"]
+    wanted = list(asked) or [name for name in PARTS if name not in {"repeat", "faces"}]
     if unknown := sorted(set(wanted) - set(PARTS)):
         sys.exit(f"unknown part: {', '.join(unknown)} (choose from {', '.join(PARTS)})")
     both = [(group, [name for name in wanted if PARTS[name] == group]) for group in (SMALL, TINY)]

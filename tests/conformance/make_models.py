@@ -1,4 +1,4 @@
-"""`python make_models.py CHECKPOINT FOLDER`: random models around a checkpoint, in the webui's own interpreter.
+"""`python make_models.py CHECKPOINT FOLDER [faces]`: random models around a checkpoint, in the webui's own interpreter.
 
 Each in the architecture that the webui expects, the face restorers at full size, since theirs are fixed. The detector
 is made to see one face in whatever picture, and the parser to take all of it for skin.
@@ -102,24 +102,30 @@ def make_words(checkpoint: Path, folder: Path) -> None:
         save(layers, folder / "models" / "hypernetworks" / f"{name}.pt")
 
 
+UPSCALERS = {
+    "ESRGAN/tiny-esrgan.pth": lambda: RRDBNet(num_filters=8, num_blocks=1),
+    "RealESRGAN/RealESRGAN_x4plus.pth": lambda: RRDBNet(num_filters=8, num_blocks=1),
+    "SwinIR/tiny-swinir.pth": lambda: SwinIR(
+        upscale=2, img_size=64, window_size=8, depths=[1], embed_dim=12, num_heads=[2],
+        mlp_ratio=2, upsampler="nearest+conv", resi_connection="1conv",
+    ),
+}  # fmt: skip
+RESTORERS = {
+    "Codeformer/codeformer-v0.1.0.pth": CodeFormer,
+    "GFPGAN/GFPGANv1.4.pth": make_gfpgan,
+    "GFPGAN/detection_Resnet50_Final.pth": make_detector,
+    "GFPGAN/parsing_parsenet.pth": make_parser,
+}
+
+
 def main() -> None:
-    checkpoint, folder = map(Path, sys.argv[1:])
-    make_words(checkpoint, folder)
-    models = folder / "models"
-    for number, (place, make) in enumerate({
-        "ESRGAN/tiny-esrgan.pth": lambda: RRDBNet(num_filters=8, num_blocks=1),
-        "RealESRGAN/RealESRGAN_x4plus.pth": lambda: RRDBNet(num_filters=8, num_blocks=1),
-        "SwinIR/tiny-swinir.pth": lambda: SwinIR(
-            upscale=2, img_size=64, window_size=8, depths=[1], embed_dim=12, num_heads=[2],
-            mlp_ratio=2, upsampler="nearest+conv", resi_connection="1conv",
-        ),
-        "Codeformer/codeformer-v0.1.0.pth": CodeFormer,
-        "GFPGAN/GFPGANv1.4.pth": make_gfpgan,
-        "GFPGAN/detection_Resnet50_Final.pth": make_detector,
-        "GFPGAN/parsing_parsenet.pth": make_parser,
-    }.items()):  # fmt: skip
-        torch.manual_seed(100 + number)
-        save(make(), models / place)
+    checkpoint, folder, *faces = sys.argv[1:]
+    make_words(Path(checkpoint), Path(folder))
+    for number, (place, make) in enumerate((UPSCALERS | (RESTORERS if faces else {})).items()):
+        path = Path(folder, "models", place)
+        if not path.exists():
+            torch.manual_seed(100 + number)
+            save(make(), path)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,17 @@ def test_without_a_face_restorer_no_faces_are_restored() -> None:
     assert errors({**UPSCALE, "codeformer_visibility": 0.1}, worker=restorers())
 
 
+def test_a_setting_that_restores_faces_asks_for_the_same() -> None:
+    extra = {"face_restoration": False}
+    value = {"override_settings": {"face_restoration": True}}
+    request = parse(value, worker=restorers("GFPGAN"), extra_overrides=extra)
+    assert request.payload["restore_faces"] is True
+    assert request.payload["override_settings"]["face_restoration_model"] == "GFPGAN"
+    assert errors(value, worker=restorers(), extra_overrides=extra)
+    off = parse({**value, "restore_faces": False}, worker=restorers(), extra_overrides=extra)
+    assert off.payload["restore_faces"] is False
+
+
 @pytest.mark.parametrize(
     ("baked", "asked", "chosen", "notes"),
     [
