@@ -40,6 +40,7 @@ _LINKS = "from-requests"
 _IN_USE_S = 600
 """A file used so recently may be in another worker's hands: it is not evicted."""
 _BYTES_IN_MB = 1_000_000
+_TICK_NS = 1_000_000
 
 
 Facts = LoraFacts | EmbeddingFacts | None
@@ -150,7 +151,7 @@ class LoraStore:
             path, was_cached = self._find_or_fetch(url, request, kind, deadline, cancelled)
             sha256, source = _digest_of(path), show_url(url)
             if kind is EMBEDDING:
-                self._place_embedding(tag, path)
+                self._show_embedding(tag, path)
             else:
                 tag = f"{request.name}-{sha256[:12]}"
                 self._link(tag, path)
@@ -257,22 +258,29 @@ class LoraStore:
         with contextlib.suppress(FileExistsError):
             (links / f"{tag}.safetensors").symlink_to(path)
 
-    def _embeddings(self) -> Path:
-        return Path(self._worker.webui.embedding_dir) / _LINKS
+    def _show_embedding(self, name: str, path: Path) -> None:
+        """A copy, since the webui keeps a hash by the name until a file is newer."""
 
-    def _place_embedding(self, name: str, path: Path) -> None:
-        """For one job. A copy, since the webui keeps hashes by name until a file is newer."""
-        folder = self._embeddings()
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, folder / f"{name}.safetensors")
-        os.utime(folder.parent)
+        def copy(folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / f"{name}.safetensors")
+
+        self._change_embeddings(copy)
 
     def _forget_embeddings(self) -> None:
-        """Those of the job before. The webui looks again when its own folder has changed, not one in it."""
-        folder = self._embeddings()
-        if self._worker.webui.embedding_dir and folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
-            os.utime(folder.parent)
+        """Those of the job before."""
+        folder = self._worker.webui.embedding_dir
+        if folder and Path(folder, _LINKS).is_dir():
+            self._change_embeddings(lambda links: shutil.rmtree(links, ignore_errors=True))
+
+    def _change_embeddings(self, change: Callable[[Path], None]) -> None:
+        """The webui looks again when its own folder is newer, whatever is in it; a clock may have been set back."""
+        folder = Path(self._worker.webui.embedding_dir)
+        before = folder.stat().st_mtime_ns if folder.exists() else 0
+        change(folder / _LINKS)
+        now = max(time.time_ns(), before + _TICK_NS)
+        for each in (folder, *folder.glob(f"{_LINKS}/*")):
+            os.utime(each, ns=(now, now))
 
     def _evict(self) -> None:
         """Removes the least recently used until the limit holds; other workers may do the same."""

@@ -307,12 +307,11 @@ class _Parser(Reader):
                 self._notes.append("prompt: what follows a # is drawn (no comments)")
         self.errors += check_twice("loras", loras)
         self.errors += check_twice("embeddings", embeddings)
-        self.errors += check_embeddings(
-            embeddings,
-            texts.values(),
-            baked=self._baked["embeddings"],
-            folder=self._embedding_dir,
-        )
+        if embeddings:
+            # What an extension's script is given may be a prompt as well.
+            said = [*texts.values(), str(given.get("alwayson_scripts", ""))]
+            known, folder = self._baked["embeddings"], self._embedding_dir
+            self.errors += check_embeddings(embeddings, said, baked=known, folder=folder)
         baked, hypernetworks = self._baked["loras"], self._baked["hypernetworks"]
         requested = [each.name for each in loras]
         found = TagNames(loras=baked, hypernetworks=hypernetworks, requested=requested)

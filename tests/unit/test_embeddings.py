@@ -103,3 +103,19 @@ def test_what_was_fetched_as_a_lora_is_no_embedding_from_the_cache(
     other = URL.replace("/1", "/2")
     prepare_embeddings(store, "mine", url=other)
     assert "the file is no LoRA" in refusal(store, url=other).message
+
+
+def test_a_clock_that_is_set_back_hides_no_change(
+    tmp_path: Path,
+    source: Source,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source.data = safetensors(WORD)
+    store, folder = make_store(tmp_path), tmp_path / "webui-embeddings"
+    prepare_embeddings(store, "mine")
+    times = [folder.stat().st_mtime_ns]
+    monkeypatch.setattr(time, "time_ns", lambda: times[0] - 10**12)
+    for names in ([], ["mine"], []):
+        prepare_embeddings(store, *names)
+        times.append(folder.stat().st_mtime_ns)
+    assert times == sorted(set(times))
