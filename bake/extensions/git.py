@@ -110,8 +110,8 @@ class Repository:
         mode, _, object_id, size = about.decode("ascii").split()
         try:
             name = path.decode("utf-8")
-        except UnicodeDecodeError:
-            raise self._error("has a file whose name is not UTF-8", None) from None
+        except UnicodeDecodeError as error:
+            raise self._error("has a file whose name is not UTF-8", None) from error
         return Entry(
             mode=mode, object_id=object_id, path=name, size_bytes=0 if size == "-" else int(size)
         )
@@ -131,10 +131,10 @@ class Repository:
             )
         except CommandError as error:
             raise self._refused(error.last_lines) from error
-        except TimeoutError:
-            raise self._error("did not send it in time", "try again later") from None
-        except OverflowError:
-            raise self._error(f"sends more than {_LARGEST_BYTES >> 20} MiB", None) from None
+        except TimeoutError as error:
+            raise self._error("did not send it in time", "try again later") from error
+        except OverflowError as error:
+            raise self._error(f"sends more than {_LARGEST_BYTES >> 20} MiB", None) from error
         except FileNotFoundError as error:
             raise MachineError("git is not installed", hint="apt-get install git") from error
 

@@ -151,8 +151,8 @@ def read_text(path: Path, where: str) -> str:
     """A text file of the store. Raises SourceError where it is none."""
     try:
         return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise SourceError("the file is not UTF-8 text", where=where) from None
+    except UnicodeDecodeError as error:
+        raise SourceError("the file is not UTF-8 text", where=where) from error
 
 
 def _licence_warnings(tree: Tree, key: str) -> list[str]:

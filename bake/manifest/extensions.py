@@ -32,8 +32,8 @@ def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, _ = (parts.hostname or "").lower(), parts.port
-    except ValueError:
-        raise _wrong("is not a valid address") from None
+    except ValueError as error:
+        raise _wrong("is not a valid address") from error
     sealed = parts.scheme == "https" or (parts.scheme == "http" and is_loopback_host(host))
     if not host or not sealed:
         raise _wrong(f"{url[:80]} is no git repository's https address, nor file:path")
