@@ -23,7 +23,7 @@ WEIGHTS_MTIME = 1704067200
 Device = Literal["cuda", "cpu"]
 Role = Literal[
     "checkpoint", "vae", "lora", "config",
-    "upscaler", "face_restorer", "embedding", "hypernetwork", "vae_approx",
+    "upscaler", "face_restorer", "embedding", "hypernetwork", "vae_approx", "extension_model",
 ]  # fmt: skip
 """A config lies beside its checkpoint under the same name (`.yaml`), where the webui looks for it."""
 

@@ -28,7 +28,7 @@ from bake.errors import did_you_mean
 from bake.manifest.deploy import Deploy
 from bake.manifest.extensions import Extension
 from bake.manifest.gpus import gpu_names
-from bake.manifest.roles import NAMED, ROLES, request_name
+from bake.manifest.roles import NAMED, ROLES
 from runtime.job.fields import LIMITS
 from runtime.worker import Role
 
@@ -118,6 +118,7 @@ _Upscalers = dict[Annotated[str, AfterValidator(_name_of("upscaler"))], Source]
 _FaceRestorers = dict[Annotated[str, AfterValidator(_name_of("face_restorer"))], Source]
 _Embeddings = dict[Annotated[str, AfterValidator(_name_of("embedding"))], Source]
 _Hypernetworks = dict[Annotated[str, AfterValidator(_name_of("hypernetwork"))], Source]
+_ExtensionModels = dict[Annotated[str, AfterValidator(_name_of("extension_model"))], Source]
 _VaeApprox = dict[Annotated[str, AfterValidator(_name_of("vae_approx"))], Source]
 _Limits = dict[
     Annotated[str, AfterValidator(_known_limit)], Annotated[int, AfterValidator(_positive)]
@@ -223,6 +224,10 @@ class Manifest(BaseModel):
         strict=False,
         description="extensions of the webui: a list of url and commit, with scripts and requirements",
     )
+    extension_models: _ExtensionModels = Field(
+        default_factory=dict,
+        description="files that extensions look for: path to source, such as ControlNet/NAME.safetensors",
+    )
     allow_pickle: bool = Field(
         False, description="true to accept .ckpt and .pt files, which can run code"
     )
@@ -281,6 +286,15 @@ class Manifest(BaseModel):
         if self.extensions and flags:
             what = "the extensions would not be loaded, with {flags} in webui.args"
             raise PydanticCustomError(OWN_WORDS, what, {"flags": ", ".join(sorted(flags))})
+        inside = [
+            path.split("/")[1] for path in self.extension_models if path.startswith("extensions/")
+        ]
+        strange = sorted(set(inside) - {each.folder for each in self.extensions})
+        if strange:
+            what = (
+                "extension_models has a path in the folder of {name}, which is none of `extensions`"
+            )
+            raise PydanticCustomError(OWN_WORDS, what, {"name": strange[0]})
         if unknown:
             what = (
                 "warmup.alwayson_scripts names {name}, which no extension has among its `scripts`"
@@ -309,7 +323,7 @@ class Manifest(BaseModel):
             if role.role == "config" and self.config is not None:
                 entries.append(self._entry("config", "config", None, self.config))
             entries += [
-                self._entry(f"{role.key}.{name}", role.role, request_name(name), source)
+                self._entry(f"{role.key}.{name}", role.role, role.request_name(name), source)
                 for name, source in getattr(self, role.key).items()
             ]
             if role.role == "checkpoint" and self.vae is not None:

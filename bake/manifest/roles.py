@@ -17,6 +17,9 @@ from runtime.worker import Role, Webui
 SAFETENSORS = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]*")
+_EXTENSIONS = "extensions"
+"""The first part of a path in an extension's own folder; others lie in the webui's folder of models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class WeightsRole:
     """Names without which none of the others does anything, nor they without one of those."""
     suffixes: tuple[str, ...] = (SAFETENSORS, *PICKLES)
     """What the webui reads there."""
+    is_path: bool = False
+    """Whether a name is a path with the file's own name at its end."""
     is_small: bool = False
     """Whether a pickle of it goes through the store in any case, where it can be looked through."""
 
@@ -47,6 +52,8 @@ class WeightsRole:
         """What is wrong with a name; empty if nothing is."""
         if name in self.files:
             return ""
+        if self.is_path:
+            return self._check_path(name)
         if self.is_closed:
             return f"the name {name} is none that the webui looks for: {', '.join(self.files)}"
         before, slash, plain = name.rpartition("/")
@@ -57,6 +64,23 @@ class WeightsRole:
             return f"the name {name} may hold letters, digits, dots, dashes and underscores only"
         return ""
 
+    def _check_path(self, name: str) -> str:
+        parts = name.split("/")
+        if len(parts) < 2 or not all(map(_PART.fullmatch, parts)):
+            return (
+                f"{name} is no path such as ControlNet/NAME.safetensors: folders and a file of letters, digits,"
+                " dots, dashes, underscores, plus signs and spaces"
+            )
+        if parts[0] == _EXTENSIONS and len(parts) < 3:
+            return f"{name} is no path in an extension's folder: {_EXTENSIONS}/NAME/…"
+        suffix = PurePosixPath(name).suffix.lower()
+        known = f"{', '.join(self.suffixes[:-1])} or {self.suffixes[-1]}"
+        return "" if suffix in self.suffixes else f"the name {name} must end in {known}"
+
+    def request_name(self, name: str) -> str:
+        """What requests call it: the webui knows nothing of the folder. Of a path, what the lock calls it."""
+        return name.replace("/", "-") if self.is_path else name.rpartition("/")[2]
+
     def place(self, name: str, suffix: str) -> PurePosixPath:
         """Where the webui looks for it, from its folder on.
 
@@ -66,6 +90,8 @@ class WeightsRole:
         """
         if name in self.files:
             return PurePosixPath(self.files[name])
+        if self.is_path:
+            return PurePosixPath(name)
         before, _, plain = name.rpartition("/")
         return PurePosixPath(before or next(iter(self.below), ""), f"{plain}{suffix}")
 
@@ -141,15 +167,18 @@ _ROLES = (
         suffixes=(".pt", ".pth"),
         is_small=True,
     ),
+    WeightsRole(
+        role="extension_model",
+        key="extension_models",
+        folder="models_dir",
+        label="models",
+        is_path=True,
+        is_small=True,
+    ),
 )  # fmt: skip
 ROLES: Mapping[Role, WeightsRole] = {each.role: each for each in _ROLES}
 NAMED = tuple(each for each in _ROLES if each.key)
 """Those that a manifest maps names to sources of."""
-
-
-def request_name(name: str) -> str:
-    """What requests call it: the webui knows nothing of the folder."""
-    return name.rpartition("/")[2]
 
 
 def folder_of(webui: Webui, role: Role) -> str:

@@ -60,7 +60,8 @@ def _path_of(pin: Pin, webui: Webui) -> str:
             where=pin.key,
             hint="take a newer base image, or add the label to its Dockerfile (docs/architecture.md)",
         )
-    return f"{folder}/{pin.place}"
+    is_inside = pin.role == "extension_model" and pin.place.parts[0] == "extensions"
+    return str((_data_folder(webui) if is_inside else PurePosixPath(folder)) / pin.place)
 
 
 def _extensions(run: Run, webui: Webui) -> Iterator[Extension]:

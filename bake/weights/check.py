@@ -88,6 +88,12 @@ def check_weights(facts: Facts, manifest: Manifest, pin: Pin) -> list[str]:
         SourceError: it is a pickle that is not allowed, of another kind, or of another family.
     """
     where = f"{pin.key} ({pin.file_name})"
+    if ROLES[pin.role].is_path and pin.place.suffix.lower() != pin.suffix:
+        raise SourceError(
+            f"the source's file ends in {pin.suffix or 'nothing'}, the path that it is to have in {pin.place.suffix}",
+            where=where,
+            hint="write the path with the source's ending",
+        )
     if facts.recognised is None:
         if not manifest.allow_pickle:
             raise _pickle_error(where, pin.role)
@@ -104,6 +110,8 @@ def check_weights(facts: Facts, manifest: Manifest, pin: Pin) -> list[str]:
             hint="choose a source whose name ends in .safetensors",
         )
     _check_suffix(pin.file_name, pin.role, where)
+    if ROLES[pin.role].is_path:
+        return []  # what an extension makes of it is the extension's business
     found = facts.recognised
     if found.role != pin.role:
         raise SourceError(
@@ -250,7 +258,7 @@ def check_stored(path: Path, manifest: Manifest, pin: Pin) -> list[str]:
     warnings = check_weights(facts, manifest, pin)
     if facts.format == "pickle":
         scan_pickle(path, pin.suffix, where=where)
-        if ROLES[pin.role].is_small:
+        if ROLES[pin.role].is_small and not ROLES[pin.role].is_path:
             _check_contents(path, manifest, pin, where)
     return warnings
 

@@ -138,7 +138,7 @@ def _refuse_mismatch(found: Found, entry: SourceEntry, manifest: Manifest) -> No
         SourceError: another kind of file, a pickle that is not allowed, or another family.
     """
     where = _shown(entry)
-    if found.role is not None and found.role != entry.role:
+    if found.role not in (None, entry.role) and not ROLES[entry.role].is_path:
         what = f"the source is a {found.role}, not a {entry.role.replace('_', ' ')}"
         raise SourceError(what, where=where)
     check_name(found.file_name, entry.role, allow_pickle=manifest.allow_pickle, where=where)

@@ -10,18 +10,22 @@ from typing import Any
 
 import pytest
 
+from bake.errors import ManifestError, SourceError
 from bake.files import digest_of_list
 from bake.image.build import warmup_inside
 from bake.image.final.sbom import make_provenance, make_sbom
 from bake.image.oci.model import sha256_digest
-from bake.image.verify.checks import check_files
+from bake.image.verify.checks import _check_extension, check_files
 from bake.image.verify.scan import LayerFacts, scan_layer
-from bake.lock import ExtensionPin, Lock
+from bake.lock import ExtensionPin, Lock, Pin
+from bake.manifest.load import parse_manifest
 from bake.plan.plan import Plan
-from bake.steps.worker import _data_folder
+from bake.steps.worker import _data_folder, _path_of
+from bake.weights.check import check_stored
 from runtime.webui.client import WebuiClient
 from runtime.worker import Extension, Worker
 from tests.samples import make_worker
+from tests.standins.models import safetensors
 from tests.unit import test_verify as verify
 from tests.unit import test_warmup_inside as inside
 from tests.unit.test_assemble import make_base
@@ -280,3 +284,101 @@ def test_another_commit_than_the_locks(tmp_path: Path) -> None:
     message = found(tmp_path, pin=other)["lock"].message
     assert message == "extension tint is another commit"
     assert Lock(manifest_name="x", family="sd1", pins=()).extensions == ()
+
+
+# Models of extensions
+
+MODELS = """
+name: x
+family: sd1
+checkpoint: civitai:1
+allow_pickle: true
+extensions: [{url: 'https://example.com/owner/tint', ref: v1}]
+extension_models:
+  %s: %s
+warmup: {prompt: a}
+image: example.com/x
+"""
+
+
+def models(path: str, source: str = "https://example.com/x.safetensors") -> Any:
+    return parse_manifest(MODELS % (path, source), Path("x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("ControlNet/control canny.safetensors", "ControlNet-control canny.safetensors"),
+        ("adetailer/face_yolov8n.pt", "adetailer-face_yolov8n.pt"),
+        ("extensions/tint/models/deep/x.pth", "extensions-tint-models-deep-x.pth"),
+    ],
+)
+def test_a_model_has_a_path(path: str, name: str) -> None:
+    (entry,) = (each for each in models(path).sources() if each.role == "extension_model")
+    assert (entry.key, entry.name) == (f"extension_models.{path}", name)
+    assert str(model_pin(path).place) == path
+
+
+def model_pin(path: str, file_name: str = "") -> Pin:
+    return Pin(
+        key=f"extension_models.{path}",
+        role="extension_model",
+        name=path.replace("/", "-"),
+        source="https://example.com/x",
+        file_name=file_name or path.rpartition("/")[2],
+        size_bytes=1,
+        sha256="a" * 64,
+        url="",
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("x.safetensors", "is no path such as"),
+        ("../x/y.safetensors", "is no path such as"),
+        ("/etc/x.safetensors", "is no path such as"),
+        ("a//x.safetensors", "is no path such as"),
+        ("a/.hidden/x.safetensors", "is no path such as"),
+        ("a/x.py", "must end in .safetensors, .ckpt, .pt, .pth or .bin"),
+        ("extensions/x.pth", "is no path in an extension's folder"),
+        ("extensions/other/x.pth", "in the folder of other, which is none of `extensions`"),
+    ],
+)
+def test_what_is_no_path_of_a_model(path: str, words: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        models(path)
+    assert words in str(caught.value)
+
+
+def test_a_model_lies_where_its_extension_looks() -> None:
+    webui = replace(make_worker().webui, models_dir="/webui/models")
+    assert _path_of(model_pin("ControlNet/x.pth"), webui) == "/webui/models/ControlNet/x.pth"
+    inside = model_pin("extensions/tint/models/x.pth")
+    assert _path_of(inside, webui) == "/webui/extensions/tint/models/x.pth"
+    with pytest.raises(ManifestError, match=r"no label bakery\.path\.models"):
+        _path_of(inside, make_worker().webui)
+
+
+def test_a_model_is_what_its_name_says(tmp_path: Path) -> None:
+    manifest = models("ControlNet/x.safetensors")
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(safetensors({"input_hint_block.0.weight": (3, 3)}))
+    assert check_stored(file, manifest, model_pin("ControlNet/x.safetensors")) == []
+    wrong = model_pin("ControlNet/x.safetensors", "x.pth")
+    with pytest.raises(
+        SourceError, match=r"ends in \.pth, the path that it is to have in \.safetensors"
+    ):
+        check_stored(file, manifest, wrong)
+
+
+def test_a_model_in_the_extensions_folder_is_none_of_its_files(tmp_path: Path) -> None:
+    path = "/webui/extensions/tint/models/x.pth"
+    weights = replace(verify.make_worker().weights[0], role="extension_model", path=path)
+    worker = replace(verify.make_worker(), weights=(weights,), extensions=(TINT,))
+    files = [*FILES.items(), ("models/x.pth", b"1")]
+    layer = verify.thin(*((f"webui/extensions/tint/{name}", each) for name, each in files))
+    assert layer.content is not None
+    facts = [scan_layer(layer.content.chunks(), verify.SCANNER)]
+    assert _check_extension(TINT, PIN, facts, worker.weights).severity == "ok"
+    assert _check_extension(TINT, PIN, facts, ()).severity == "error"

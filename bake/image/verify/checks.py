@@ -113,7 +113,7 @@ def check_files(
     pins = () if isinstance(expected, Check) else expected.extensions
     for extension in worker.extensions:
         pin = next((each for each in pins if each.name == extension.name), None)
-        yield _check_extension(extension, pin, facts)
+        yield _check_extension(extension, pin, facts, worker.weights)
 
 
 def _read_lock(image: Image, lock: Lock | None) -> Lock | Check:
@@ -202,10 +202,14 @@ def _check_weights(
 
 
 def _check_extension(
-    extension: Extension, pin: ExtensionPin | None, facts: Sequence[LayerFacts]
+    extension: Extension,
+    pin: ExtensionPin | None,
+    facts: Sequence[LayerFacts],
+    weights: Sequence[Weights],
 ) -> Check:
-    """Whether the files of the commit are there as they were pinned, whatever layers say."""
+    """Whether the files of the commit are there as they were pinned, whatever layers say; models have their own check."""
     folder = PurePosixPath(extension.path)
+    models = {PurePosixPath(each.path) for each in weights}
     found: dict[PurePosixPath, FileFacts] = {}
     for layer in facts:
         found = {path: each for path, each in found.items() if not layer.touches(path)}
@@ -213,7 +217,7 @@ def _check_extension(
     own = [
         (str(path.relative_to(folder)), each.sha256, bool(each.mode & 0o100))
         for path, each in found.items()
-        if "__pycache__" not in path.parts
+        if "__pycache__" not in path.parts and path not in models
     ]
     wrong = ""
     if not own:
