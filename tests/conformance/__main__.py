@@ -121,8 +121,14 @@ class Check:
 
     def faces(self) -> None:
         """By both restorers, with noise and without."""
+        drawn = {}
         for case in models.faces():
             self.compare("faces", case)
+            _, body = self.fresh.draw(case.payload, case.endpoint)
+            drawn[case.name] = pixels(body["images"])
+        for name in ("by CodeFormer", "by GFPGAN"):
+            same = drawn[name] == drawn["nothing"]
+            self.table.add("faces", f"{name} at all", "it does not change them" if same else "")
 
     def _by_address(self) -> None:
         """An embedding from an address, and the same words before and after, as words."""
