@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.an_extension import make_repository
+from tests.an_extension import FILES, make_repository
 from tests.integration.bakery_case import (
     REPOSITORY,
     Bakery,
@@ -23,13 +23,30 @@ from tests.integration.bakery_case import (
     make_bakery,
 )
 from tests.integration.conftest import run
+from tests.standins.models import safetensors
+
+LOCK = """mdurl==0.1.2 \\
+    --hash=sha256:84008a41e51615a49fc9966191ff91509e3c40b939176e643fd50a5c2196b8f8
+"""
+"""Of a small package that the demo's base has not got."""
+WORDS = """from mdurl import encode
+
+REFUSED = encode("purple") + " is not to be had"
+"""
+OPTIONS = "scripts: [Tint], requirements: file:tint.txt}"
 
 
 def with_extension(folder: Path, engine: dict[str, str], slim_image: str) -> Bakery:
-    """The demo with the extension `tint`, whose repository lies beside the manifest."""
+    """The demo with the extension `tint` and a model of its own, which lie beside the manifest."""
     bakery = make_bakery(folder, engine, slim_image)
-    commit = make_repository(folder / "tint")
-    added = f"extensions:\n  - {{url: 'file:tint', commit: '{commit}', scripts: [Tint]}}\n"
+    commit = make_repository(folder / "tint", {**FILES, "tint_words.py": WORDS})
+    (folder / "tint.txt").write_text(LOCK)
+    (folder / "x.safetensors").write_bytes(safetensors({"a.weight": (2, 2)}))
+    added = f"""extensions:
+  - {{url: 'file:tint', commit: '{commit}', {OPTIONS}
+extension_models:
+  extensions/tint/models/x.safetensors: file:x.safetensors
+"""
     bakery.manifest.write_text(bakery.manifest.read_text() + added)
     return bakery
 
@@ -79,7 +96,10 @@ def test_it_is_a_layer_with_valid_bytecode(bakery: Bakery, baked: Events) -> Non
         assert opened is not None
         # PEP 552: an unchecked hash stays valid whatever happens to times.
         assert opened.read(8)[4:] == b"\x01\x00\x00\x00"
-    assert not [name for name in names if "/.git/" in name or "opt/bakery/packages" in name]
+    assert not [name for name in names if "/.git/" in name]
+    installed = {name for name in names if name.startswith("opt/bakery/packages/")}
+    assert "opt/bakery/packages/mdurl/__init__.py" in installed
+    assert [name for name in names if name.endswith("site-packages/bakery-extensions.pth")]
     report = json.loads((bakery.build / "demo" / "report.json").read_text())
     assert not {"ui", "lazy"} & set(report["warmup"]["tricks"])
 
@@ -132,8 +152,8 @@ def test_the_warm_up_finds_what_does_not_work(
         tmp_path / "tint", {"scripts/tint.py": "import nothing_of_that_name\n"}
     )
     text = broken.manifest.read_text()
-    before = text[text.index("commit:") :]
-    broken.manifest.write_text(text.replace(before, f"commit: '{commit}', scripts: [Tint]}}\n"))
+    before = text[text.index("commit:") : text.index(OPTIONS)]
+    broken.manifest.write_text(text.replace(before, f"commit: '{commit}', "))
     status, said = broken.fails()
     assert status == 5
     assert "no extension has the script Tint, or it cannot be loaded" in said
