@@ -20,6 +20,10 @@ const KNOWN = {
   scheduler: ["Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform"],
   hr_upscaler: ["Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)", "Latent (nearest)", "Latent (nearest-exact)"],
 };
+/* Numbers that stand for words; of an upscaling others. */
+const CHOICES = {resize_mode: ["Stretch to width and height", "Cut to their shape", "Fill up", "Stretch as a latent picture"],
+  inpainting_fill: ["The colours around it", "The picture", "Noise", "Nothing"]};
+const CHOICES_LARGER = {resize_mode: ["By a factor", "To a width and height"]};
 const fields = new Map(), lists = [], homes = new Map();
 let about, drawing = null, form = "json", state = "starting", urls = [], result = null;
 
@@ -33,7 +37,8 @@ function kindOf(property) { return [property.type].flat().filter(each => each !=
 function makeField(name, property, isFirst) {
   const kind = kindOf(property), id = `f-${name}`, long = kind === "object" || /prompt$/.test(name);
   let input;
-  if (property.enum) {
+  if (CHOICES[name]) input = el("select", {id}, ...CHOICES[name].map((textContent, value) => el("option", {value, textContent})));
+  else if (property.enum) {
     input = el("select", {id});
     for (const each of property.enum) input.append(el("option", {value: each, textContent: each}));
     input.value = property.default ?? "";
@@ -51,13 +56,13 @@ function makeField(name, property, isFirst) {
     else if (kind === "object") input.placeholder = "{}";
   }
   input.name = name;
-  const hint = el("p", {className: "hint", id: `${id}-hint`, textContent: property.description + bounds(property)});
+  const hint = el("p", {className: "hint", id: `${id}-hint`, textContent: property.description.replaceAll("`", "") + bounds(property)});
   const error = el("p", {className: "error", id: `${id}-error`});
   input.setAttribute("aria-describedby", isFirst ? `${id}-error` : `${id}-hint ${id}-error`);
   const box = kind === "boolean" && !property.enum
     ? el("div", {className: "field"}, el("label", {className: "check", for: id}, input, word(name)), hint, error)
     : el("div", {className: "field"}, el("label", {for: id, textContent: word(name)}), input, hint, error);
-  if (isFirst) { hint.hidden = true; input.title = property.description + bounds(property); }
+  if (isFirst || CHOICES[name]) { hint.hidden = true; input.title = property.description + bounds(property); }
   fields.set(name, {input, property, kind, error, box});
   return box;
 }
@@ -110,6 +115,12 @@ function build() {
   $("image-name").replaceChildren(about.image ? "Image " : "", el("code", {textContent: about.image}));
 }
 
+/* Other words for the same numbers; what was chosen of the former ones is kept for them. */
+function chooseOf(input, words) {
+  if (input.options[0].textContent === words[0]) return;
+  [...input.options].forEach((each, number) => { each.textContent = words[number] ?? ""; each.hidden = each.disabled = !words[number]; });
+  [input.value, input.dataset.other] = [input.dataset.other ?? "0", input.value];
+}
 /* What has no use in such a request is neither shown nor sent. */
 function arrange() {
   const now = task(), isOn = now === "txt2img" ? fields.get("enable_hr").input.checked && "enable_hr" : now === "img2img" && pictures.mask.length && "mask";
@@ -119,6 +130,7 @@ function arrange() {
     const {box} = fields.get(name), [parent, next] = homes.get(name);
     if (now === when) $(where).append(box); else if (box.parentElement !== parent) parent.insertBefore(box, next);
   }
+  for (const name of Object.keys(CHOICES_LARGER)) chooseOf(fields.get(name).input, now === "extra-single-image" ? CHOICES_LARGER[name] : CHOICES[name]);
   $("loras").parentElement.hidden = unused.has("loras");
   for (const each of document.querySelectorAll(".pair")) each.hidden = [...each.children].every(child => child.hidden);
   for (const each of document.querySelectorAll("details")) each.hidden = [...each.lastElementChild.children].every(child => child.hidden);
@@ -165,7 +177,7 @@ function readRequest() {
     else {
       const text = input.value.trim();
       if (name === "prompt") value = input.value;
-      else if (!text || (property.enum && text === property.default)) continue;
+      else if (!text || (input.tagName === "SELECT" && text === String(property.default))) continue;
       else if (kind === "integer" || kind === "number") value = readNumber(text);
       else if (kind === "array") value = text.split(",").map(each => each.trim()).filter(Boolean);
       else if (kind === "object") { try { value = JSON.parse(text); } catch { wrong.push([name, "is no JSON"]); continue; } }
@@ -285,7 +297,7 @@ function setBusy(isBusy) {
 }
 function fail(problem) {
   const left = (problem.fields ?? []).filter(each => !problemAt(each.field, each.message));
-  const text = problem.detail ?? problem.message ?? "The worker gives no reason.";
+  const text = (problem.detail ?? problem.message ?? "The worker gives no reason.").replace(/^[a-z_0-9]+(?=:)/, word);
   report([text[0].toUpperCase() + text.slice(1), ...left.map(each => `${each.field}: ${each.message}`)].join(". "), true);
   const first = document.querySelector(".wrong :is(input:not([hidden]), select, textarea, button:not([hidden]))");
   if (first) first.focus();

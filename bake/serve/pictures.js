@@ -29,7 +29,7 @@ function makePicker(name) {
 }
 function makePictures() {
   const box = el("fieldset", {id: "pictures"}, el("legend", {textContent: "Pictures that go in"}), makePicker("init_images"), makePicker("image"), makePicker("mask"),
-    el("div", {id: "over"}), el("p", {className: "hint", id: "drop", textContent: "One, or its https address, can be dropped or pasted anywhere on this page."}));
+    el("div", {id: "over"}), el("p", {className: "hint", id: "drop", textContent: "Or drop or paste one, or its https address, anywhere."}));
   const paint = el("button", {type: "button", className: "small", id: "paint", textContent: "Paint a mask"});
   paint.addEventListener("click", openPainter);
   fields.get("mask").button.before(paint);

@@ -194,7 +194,10 @@ def test_what_has_no_use_is_neither_shown_nor_sent(served: Served, browser: Brow
         }
         # The mask's fields come with the mask.
         page.get_by_text("Drawing over a picture", exact=True).click()
-        expect(page.locator("#f-resize_mode")).to_be_visible()
+        page.get_by_label("Resize mode").select_option("Fill up")
+        page.get_by_label("Inpainting fill").wait_for(state="hidden")
+        assert asked(page)["resize_mode"] == 2
+        over["resize_mode"] = 2
         expect(page.locator("#f-mask_blur")).to_be_hidden()
         choose(page, "mask", ("m.png", mask()))
         fill(page, mask_blur="0")
@@ -206,7 +209,11 @@ def test_what_has_no_use_is_neither_shown_nor_sent(served: Served, browser: Brow
         expect(page.locator("#f-prompt")).to_be_hidden()
         expect(rows(page, "init_images")).to_be_hidden()
         assert asked(page).keys() == {"image", "upscaler_1"}
+        page.get_by_text("Making a picture larger", exact=True).click()
+        page.get_by_label("Resize mode").select_option("To a width and height")
+        assert asked(page).keys() == {"image", "upscaler_1", "resize_mode"}
         page.get_by_role("button", name="Remove b.png").click()
+        expect(page.get_by_label("Resize mode")).to_have_value("2")
         assert asked(page) == over
         page.get_by_role("button", name="Remove a.png").click()
         shown = asked(page)
@@ -286,6 +293,22 @@ def test_a_mask_is_painted(served: Served, browser: Browser) -> None:
         page.get_by_role("button", name="Done").click()
         expect(rows(page, "mask")).to_have_count(0)
         assert "mask" not in asked(page)
+
+
+def test_a_mask_lies_on_the_picture_as_it_is_seen(served: Served, browser: Browser) -> None:
+    """Cameras turn a picture by its EXIF orientation, and so does the webui."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with showing(browser, served.url) as page:
+        ready(page)
+        fill(page, prompt="a circle", steps="2")
+        turned = picture(96, 48, file="JPEG", exif=exif.tobytes())
+        choose(page, "init_images", ("turned.jpg", turned))
+        expect(rows(page, "init_images")).to_contain_text(f"48 {TIMES} 96")
+        page.get_by_role("button", name="Paint a mask").click()
+        stroke(page, (0.5, 0.1), (0.5, 0.3))
+        page.get_by_role("button", name="Done").click()
+        assert opened(sent(page)["mask"]).size == (48, 96)
 
 
 def test_a_mask_is_painted_by_touch(served: Served, browser: Browser) -> None:
