@@ -59,6 +59,17 @@ def test_one_picture_with_its_parameters(bakery: Bakery, tmp_path: Path) -> None
     assert containers(bakery) == ""
 
 
+def test_a_picture_of_this_machine_is_made_larger(bakery: Bakery, tmp_path: Path) -> None:
+    given, output = tmp_path / "small.png", tmp_path / "large.png"
+    Image.new("RGB", (64, 48), "red").save(given)
+    fields = ("--field", f"image=@{given}", "--field", "upscaler_1=Lanczos")
+    ended = try_it(bakery, "", *fields, "--output", str(output))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    with Image.open(output) as picture:
+        assert picture.size == (128, 96)
+        assert picture.convert("RGB").getpixel((60, 50)) == (255, 0, 0)
+
+
 def test_a_wrong_request_names_its_fields(bakery: Bakery, tmp_path: Path) -> None:
     output = tmp_path / "none.png"
     ended = try_it(bakery, "a circle", "--field", "width=4", "--output", str(output))
