@@ -10,7 +10,7 @@ const el = (tag, set = {}, ...children) => {
 const FIRST = [["prompt"], ["negative_prompt"], "pictures", ["upscaler_1", "upscaling_resize"], ["width", "height"], ["steps", "cfg_scale"], ["sampler_name", "scheduler"], ["seed", "batch_size"], "loras"];
 const WORDS = {prompt: "Prompt", negative_prompt: "Not in the picture", width: "Width", height: "Height", steps: "Steps", cfg_scale: "Guidance",
   sampler_name: "Sampler", scheduler: "Scheduler", seed: "Seed", batch_size: "Pictures", n_iter: "Batches", checkpoint: "Checkpoint",
-  upscaler_1: "Upscaler", upscaling_resize: "Times as large", previews: "Show it meanwhile"};
+  upscaler_1: "Upscaler", upscaling_resize: "Times as large", previews: "Show it meanwhile", alwayson_scripts: "Scripts of extensions"};
 const SECTIONS = [["picture", "More of the picture"], ["sampling", "Sampling"], ["hires", "Hires fix"], ["init", "Drawing over a picture"], ["upscaling", "Making a picture larger"],
   ["model", "Models"], ["output", "Output"]];
 /* Fields that stand elsewhere in one kind of request. */
@@ -35,7 +35,7 @@ function word(name) {
 function kindOf(property) { return [property.type].flat().filter(each => each !== "null")[0]; }
 
 function makeField(name, property, isFirst) {
-  const kind = kindOf(property), id = `f-${name}`, long = kind === "object" || /prompt$/.test(name);
+  const kind = kindOf(property), id = `f-${name}`, isList = Boolean(property.items?.anyOf), long = kind === "object" || isList || /prompt$/.test(name);
   let input;
   if (CHOICES[name]) input = el("select", {id}, ...CHOICES[name].map((textContent, value) => el("option", {value, textContent})));
   else if (property.enum) {
@@ -43,7 +43,7 @@ function makeField(name, property, isFirst) {
     for (const each of property.enum) input.append(el("option", {value: each, textContent: each}));
     input.value = property.default ?? "";
   } else if (kind === "boolean") input = el("input", {id, type: "checkbox", checked: property.default === true});
-  else if (long) input = el("textarea", {id, rows: name === "prompt" ? 4 : 2, spellcheck: kind !== "object"});
+  else if (long) input = el("textarea", {id, rows: name === "prompt" ? 4 : 2, spellcheck: kind === "string", placeholder: isList ? '[{"name": "…", "url": "https://…"}]' : kind === "object" ? "{}" : ""});
   else {
     input = el("input", {id, type: "text", spellcheck: false});
     if (kind === "integer" || kind === "number") input.inputMode = property.minimum >= 0 ? (kind === "integer" ? "numeric" : "decimal") : "text";
@@ -53,7 +53,6 @@ function makeField(name, property, isFirst) {
       lists.push(el("datalist", {id: `${id}-known`}, ...known.map(each => el("option", {value: each}))));
     }
     if (property.default !== undefined) input.placeholder = String(property.default);
-    else if (kind === "object") input.placeholder = "{}";
   }
   input.name = name;
   const hint = el("p", {className: "hint", id: `${id}-hint`, textContent: property.description.replaceAll("`", "") + bounds(property)});
@@ -106,6 +105,8 @@ function build() {
   $("form").append(...lists);
   $("draw").parentElement.append(makeField("previews", properties.previews, true));
   for (const name of Object.keys(MOVED)) { const {box} = fields.get(name); homes.set(name, [box.parentElement, box.nextElementSibling]); }
+  if (about.scripts.length) fields.get("alwayson_scripts").input.placeholder = JSON.stringify(Object.fromEntries(about.scripts.map(each => [each, {args: []}])));
+  if (about.in_prompts.length) Object.assign($("f-prompt-hint"), {hidden: false, textContent: `Baked, by name: ${about.in_prompts.join(", ")}`});
   fields.get("sampler_name").input.placeholder = properties.sampler_index?.default ?? "";
   fields.get("scheduler").input.placeholder = "Automatic";
   fields.get("prompt").input.placeholder = "A red circle on a white background";
@@ -179,8 +180,8 @@ function readRequest() {
       if (name === "prompt") value = input.value;
       else if (!text || (input.tagName === "SELECT" && text === String(property.default))) continue;
       else if (kind === "integer" || kind === "number") value = readNumber(text);
+      else if (kind === "object" || text.startsWith("[") && kind === "array") { try { value = JSON.parse(text); } catch { wrong.push([name, "is no JSON"]); continue; } }
       else if (kind === "array") value = text.split(",").map(each => each.trim()).filter(Boolean);
-      else if (kind === "object") { try { value = JSON.parse(text); } catch { wrong.push([name, "is no JSON"]); continue; } }
       else value = input.value;
     }
     request[name] = value;

@@ -54,6 +54,10 @@ def make_about(worker: Worker, image: str) -> dict[str, Any]:
                         ("batch_size", "batch_size"), ("n_iter", "n_iter")):  # fmt: skip
         if limit in worker.limits:
             schema["properties"][name]["maximum"] = worker.limits[limit]
+    sections: dict[str, str] = {each.name: each.section for each in FIELDS if each.only is None}
+    scripts = [title for each in worker.extensions for title in each.scripts]
+    if scripts:
+        sections["alwayson_scripts"] = "model"
     return {
         "name": worker.name,
         "image": image,
@@ -64,7 +68,12 @@ def make_about(worker: Worker, image: str) -> dict[str, Any]:
         "upscalers": [*(each.name for each in worker.of_role("upscaler")), *_UPSCALERS],
         "max_body_bytes": MAX_BODY_BYTES,
         "unused": make_unused(),
-        "sections": {each.name: each.section for each in FIELDS if each.only is None},
+        "sections": sections,
+        "scripts": scripts,
+        "in_prompts": [
+            *(each.name for each in worker.of_role("embedding")),
+            *(f"<hypernet:{each.name}:1>" for each in worker.of_role("hypernetwork")),
+        ],
         "schema": schema,
     }
 

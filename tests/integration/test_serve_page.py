@@ -1,5 +1,6 @@
 """The page of `bake serve` in a real Chromium, before a worker with the demo's webui."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 import requests
 from playwright.sync_api import Browser, expect
 
+from bake.serve.page import Upstream, make_about, serve_page
+from runtime.worker import Extension, Role, Weights
 from tests.browser import DESKTOP, PHONE, assert_fits, showing
 from tests.integration.serve_case import SMALL, Served, draw, fill, ready, refusing, serving
 
@@ -156,6 +159,36 @@ def test_every_field_of_the_schema_is_there(served: Served, browser: Browser) ->
         ready(page)
         found = page.eval_on_selector_all("form [name]", "all => all.map(each => each.name)")
     assert set(found) == names - {"loras"}
+
+
+def test_what_is_baked_beside_the_checkpoint(served: Served, browser: Browser) -> None:
+    beside: tuple[tuple[Role, str], ...] = (
+        ("embedding", "easyneg"), ("hypernetwork", "ink"), ("upscaler", "sharp"),
+    )  # fmt: skip
+    more = [
+        Weights(role=role, name=name, path="/x", sha256="0" * 64, size_bytes=1)
+        for role, name in beside
+    ]
+    scripts = Extension(name="faces", path="/x", commit="0" * 40, scripts=("ADetailer",))
+    worker = dataclasses.replace(served.worker.worker, weights=more, extensions=(scripts,))
+    upstream = Upstream(port=lambda: 9, ping=lambda: 200)
+    with serve_page(make_about(worker, ""), upstream) as url, showing(browser, url) as page:
+        ready(page)
+        expect(page.locator("#f-prompt-hint")).to_have_text(
+            "Baked, by name: easyneg, <hypernet:ink:1>"
+        )
+        page.get_by_text("Models", exact=True).click()
+        field = page.get_by_label("Scripts of extensions")
+        assert field.get_attribute("placeholder") == '{"ADetailer":{"args":[]}}'
+        field.fill('{"ADetailer": {"args": [true]}}')
+        page.get_by_label("Embeddings").fill('[{"name": "one", "civitai": 5}]')
+        asked = json.loads(page.locator("#code").inner_text())["input"]
+        assert asked["alwayson_scripts"] == {"ADetailer": {"args": [True]}}
+        assert asked["embeddings"] == [{"name": "one", "civitai": 5}]
+        page.get_by_label("Embeddings").fill("one, two")
+        asked = json.loads(page.locator("#code").inner_text())["input"]
+        assert asked["embeddings"] == ["one", "two"]
+        assert page.locator("#f-upscaler_1-known option").first.get_attribute("value") == "sharp"
 
 
 def test_several_pictures_and_a_baked_lora(served: Served, browser: Browser) -> None:

@@ -205,6 +205,9 @@ def test_what_the_page_is_made_from() -> None:
     baked = Weights(role="upscaler", name="4x-sharp", path="/x", sha256="0" * 64, size_bytes=1)
     several = dataclasses.replace(worker, weights=(*worker.weights, baked))
     assert make_about(several, "")["upscalers"] == ["4x-sharp", "Lanczos", "Nearest"]
+    assert "alwayson_scripts" not in {
+        name for name, section in about["sections"].items() if section != "neutral"
+    }
     assert about["checkpoints"] == [each.name for each in worker.of_role("checkpoint")]
     properties = make_schema()["properties"]
     assert set(about["sections"]) <= set(properties)
