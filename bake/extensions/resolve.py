@@ -72,8 +72,6 @@ def _pin(each: Extension, previous: ExtensionPin | None, context: Context) -> Ex
         tree = _read(each.url, commit, context, key)
         requirements_sha256 = _requirements(each, tree, context, key)
         sha256 = _store(tree, context, key)
-        for warning in _licence_warnings(tree, key):
-            console.warn(warning)
     pin = ExtensionPin(
         name=each.folder,
         url=each.url,
@@ -153,16 +151,3 @@ def read_text(path: Path, where: str) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SourceError("the file is not UTF-8 text", where=where) from error
-
-
-def _licence_warnings(tree: Tree, key: str) -> list[str]:
-    if tree.licence is None:
-        return [f"{key}: no licence is known; look at its page before you publish an image of it"]
-    if tree.licence.startswith("AGPL"):
-        what = (
-            "whoever is served by the image may ask for its source, which its address is enough for"
-        )
-        return [f"{key}: its licence {tree.licence}: {what}, as long as it is unchanged"]
-    if "-NC" in tree.licence:
-        return [f"{key}: its licence {tree.licence} forbids commercial use"]
-    return []

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from bake.lock import Lock, Pin
+from bake.lock import ExtensionPin, Lock, Pin
 from bake.settings import CIVITAI_URL
-from bake.weights.licences import describe_licence, pin_warnings
+from bake.weights.licences import describe_licence, extension_warnings, pin_warnings
 
 
 def describe_pins(lock: Lock, sizes_bytes: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -31,7 +31,27 @@ def describe_pins(lock: Lock, sizes_bytes: Mapping[str, int]) -> list[dict[str, 
             "warnings": pin_warnings(pin),
         }
         for pin in lock.pins
-    ]
+    ] + [_describe_extension(pin) for pin in lock.extensions]
+
+
+def _describe_extension(pin: ExtensionPin) -> dict[str, Any]:
+    """An extension, in the form of a pin: its commit is its version."""
+    return {
+        "key": pin.key,
+        "role": "extension",
+        "name": pin.name,
+        "file_name": pin.name,
+        "title": f"{pin.name} {pin.ref or ''} {pin.commit[:12]}".replace("  ", " "),
+        "source": pin.url,
+        "page": pin.url if pin.url.startswith("https://") else None,
+        "sha256": pin.sha256,
+        "size_bytes": pin.size_bytes,
+        "base_model": None,
+        "published_at": None,
+        "trigger_words": [],
+        "licence": pin.licence or "not known",
+        "warnings": extension_warnings(pin),
+    }
 
 
 def page_of(pin: Pin) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bake.lock import Lock, Pin
+from bake.lock import ExtensionPin, Lock, Pin
 from bake.weights.sources import is_local
 
 
 def licence_warnings(lock: Lock) -> list[str]:
     """One text for each pin whose licence forbids or leaves open what an image does; for lock and push."""
-    return [
+    own = [f"{each.key}: {text}" for each in lock.extensions for text in extension_warnings(each)]
+    return own + [
         f"{pin.key} ({pin.title or pin.file_name}): {text}"
         for pin in lock.pins
         for text in pin_warnings(pin)
@@ -26,6 +27,20 @@ def pin_warnings(pin: Pin) -> list[str]:
     if pin.licence.name is None and pin.licence.commercial_use is None:
         return ["no licence is known; look at its page before you publish an image of it"]
     return []
+
+
+def extension_warnings(pin: ExtensionPin) -> list[str]:
+    """The same of an extension's code; nothing of a repository of this machine."""
+    if is_local(pin.url):
+        return []
+    if pin.licence is None:
+        return ["no licence is known; look at its page before you publish an image of it"]
+    if pin.licence.startswith("AGPL"):
+        return [
+            f"its licence {pin.licence}: whoever is served by the image may ask for its source,"
+            " which its address is enough for as long as it is unchanged"
+        ]
+    return [f"its licence {pin.licence} {text}" for text in _named(pin.licence)]
 
 
 def describe_licence(pin: Pin) -> str:

@@ -13,6 +13,7 @@ import pytest
 from bake.errors import ManifestError, SourceError
 from bake.files import digest_of_list
 from bake.image.build import warmup_inside
+from bake.image.final.inspect import count_components
 from bake.image.final.sbom import make_provenance, make_sbom
 from bake.image.oci.model import sha256_digest
 from bake.image.verify.checks import _check_extension, check_files
@@ -20,8 +21,10 @@ from bake.image.verify.scan import LayerFacts, scan_layer
 from bake.lock import ExtensionPin, Lock, Pin
 from bake.manifest.load import parse_manifest
 from bake.plan.plan import Plan
+from bake.report.pins import describe_pins
 from bake.steps.worker import _data_folder, _path_of
 from bake.weights.check import check_stored
+from bake.weights.licences import licence_warnings
 from runtime.webui.client import WebuiClient
 from runtime.worker import Extension, Worker
 from tests.samples import make_worker
@@ -209,6 +212,7 @@ def test_the_bill_of_materials_names_commit_address_and_licence() -> None:
     worker = replace(verify.make_worker(), extensions=(TINT,))
     lock = replace(verify.make_lock(), extensions=(PIN,))
     sbom = json.loads(make_sbom(worker=worker, lock=lock, packages=[]))
+    assert count_components(sbom) == {"extensions": 1, "models": 1}
     part = next(each for each in sbom["components"] if each["name"] == "tint")
     assert (part["type"], part["version"]) == ("application", COMMIT)
     assert part["licenses"] == [{"license": {"name": "AGPL-3.0"}}]
@@ -382,3 +386,30 @@ def test_a_model_in_the_extensions_folder_is_none_of_its_files(tmp_path: Path) -
     facts = [scan_layer(layer.content.chunks(), verify.SCANNER)]
     assert _check_extension(TINT, PIN, facts, worker.weights).severity == "ok"
     assert _check_extension(TINT, PIN, facts, ()).severity == "error"
+
+
+# What is said of them
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "extensions.tint: its licence AGPL-3.0: whoever is served by the image may ask"),
+        ({"licence": None}, "extensions.tint: no licence is known"),
+        ({"licence": "CC-BY-NC"}, "its licence CC-BY-NC forbids commercial use"),
+        ({"licence": "MIT"}, None),
+        ({"licence": None, "url": "file:tint"}, None),
+    ],
+)
+def test_licences_of_code_are_warned_about(change: dict[str, Any], words: str | None) -> None:
+    lock = Lock(manifest_name="x", family="sd1", pins=(), extensions=(replace(PIN, **change),))
+    warned = licence_warnings(lock)
+    assert len(warned) == (words is not None)
+    assert (words or "") in "".join(warned)
+
+
+def test_the_report_has_them_among_its_pins() -> None:
+    lock = replace(verify.make_lock(), extensions=(PIN,))
+    weights, extension = describe_pins(lock, {})
+    assert weights.keys() == extension.keys()
+    assert (extension["title"], extension["page"]) == ("tint v1 012345678901", PIN.url)

@@ -50,6 +50,9 @@ def _lines(found: Inspection) -> list[str]:
     for pin in found.lock.pins if found.lock else ():
         lines.append(f"{pin.role:<10} {pin.name}  sha256:{pin.sha256}")
         lines.append(f"           from {pin.source}, licence {pin.licence.name or 'not named'}")
+    for extension in found.lock.extensions if found.lock else ():
+        lines.append(f"{'extension':<10} {extension.name}  commit {extension.commit}")
+        lines.append(f"           from {extension.url}, licence {extension.licence or 'not named'}")
     ours = [layer for layer in found.layers if layer["kind"] != "base"]
     base_bytes = sum(layer["size_bytes"] for layer in found.layers if layer["kind"] == "base")
     lines.append(f"base     {len(found.layers) - len(ours)} layers, {format_bytes(base_bytes)}")

@@ -72,11 +72,12 @@ def inspect_image(image: Image, *, name: str) -> Inspection:
 
 
 def count_components(sbom: Mapping[str, Any]) -> dict[str, int]:
-    """How many components of each sort a bill of materials has: `pypi`, `deb`, `models`."""
+    """How many components of each sort a bill of materials has: `pypi`, `deb`, `models`, `extensions`."""
     counts: Counter[str] = Counter()
     for component in sbom.get("components") or []:
         purl = str(component.get("purl") or "")
-        counts[purl.removeprefix("pkg:").partition("/")[0] or "models"] += 1
+        other = "extensions" if component.get("type") == "application" else "models"
+        counts[purl.removeprefix("pkg:").partition("/")[0] or other] += 1
     return dict(sorted(counts.items()))
 
 
