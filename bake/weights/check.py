@@ -115,7 +115,7 @@ def check_weights(facts: Facts, manifest: Manifest, pin: Pin) -> list[str]:
     found = facts.recognised
     if found.role != pin.role:
         raise SourceError(
-            f"the file is {_a(found.kind)}, not {_a(_words(pin.role))}",
+            f"the file is {_a(found.kind)}, not {a_role(pin.role)}",
             where=where,
             hint="put it under the right key, or choose another file",
         )
@@ -241,7 +241,7 @@ def _check_suffix(file_name: str, role: Role, where: str) -> str:
         )
     if suffix not in read:
         raise SourceError(
-            f"the webui reads {_a(_words(role))} from {' or '.join(read)} only, not from {suffix}",
+            f"the webui reads {a_role(role)} from {' or '.join(read)} only, not from {suffix}",
             where=where,
             hint=f"choose a file whose name ends in {wanted}",
         )
@@ -351,8 +351,9 @@ def _pickle_error(where: str, role: Role) -> SourceError:
     )
 
 
-def _words(role: Role) -> str:
-    return role.replace("_", " ")
+def a_role(role: str) -> str:
+    """`an upscaler`, `a face restorer`: for messages."""
+    return _a(role.replace("_", " "))
 
 
 _SAYS_V = re.compile(r"v[-_ ]?pred", re.IGNORECASE)

@@ -13,7 +13,14 @@ from bake.lock import Lock, Pin
 from bake.manifest.model import Manifest, SourceEntry, config_key
 from bake.manifest.roles import ROLES
 from bake.settings import Settings
-from bake.weights.check import Facts, check_name, check_stored, check_together, check_weights
+from bake.weights.check import (
+    Facts,
+    a_role,
+    check_name,
+    check_stored,
+    check_together,
+    check_weights,
+)
 from bake.weights.context import Context, Found, bake_errors, today
 from bake.weights.fetch import download_once, look_at
 from bake.weights.licences import licence_warnings
@@ -139,7 +146,7 @@ def _refuse_mismatch(found: Found, entry: SourceEntry, manifest: Manifest) -> No
     """
     where = _shown(entry)
     if found.role not in (None, entry.role) and not ROLES[entry.role].is_path:
-        what = f"the source is a {found.role}, not a {entry.role.replace('_', ' ')}"
+        what = f"the source is {a_role(found.role)}, not {a_role(entry.role)}"
         raise SourceError(what, where=where)
     check_name(found.file_name, entry.role, allow_pickle=manifest.allow_pickle, where=where)
     _refuse_family(found.families, found.base_model, entry, manifest.family)
