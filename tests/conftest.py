@@ -14,6 +14,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps in one process of pytest-xdist what shares an engine, or a module's fixtures; the engine's come first.
 
