@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # tests/conftest.py says what stays in one process
-SIDE_BY_SIDE := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses=2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 SHELL_FILES := .ci/run .ci/changed requirements/pin-images requirements/trim-runtime demo/run demo/draw demo/road demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop

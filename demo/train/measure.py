@@ -43,6 +43,67 @@ def look_at(picture: NDArray[np.uint8]) -> Seen:
     return Seen(fill=_name(fill), ground=_name(ground), shape=shape, overlap=overlaps[shape])
 
 
+def roundness(picture: NDArray[np.uint8]) -> float:
+    """4π·area / perimeter² of the figure of a (height, width, 3) picture: 1 is a circle, 0.79 a square.
+
+    The edge is looked for on 360 rays from the figure's centre, so that only its outer one counts.
+    """
+    edge = _edge(picture)
+    sides = np.roll(edge, -1, axis=0) - edge
+    perimeter = float(np.hypot(*sides.T).sum())
+    return 4 * np.pi * _area(edge) / perimeter**2
+
+
+def rectangularity(picture: NDArray[np.uint8]) -> float:
+    """The figure's share of the smallest rectangle, of whatever tilt, around it: 1 has four right angles.
+
+    A diamond has 1 too, a circle 0.79.
+    """
+    edge = _edge(picture)
+    boxes = []
+    for angle in np.linspace(0, np.pi / 2, 90, endpoint=False):
+        turned = edge @ np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
+        boxes.append(float(np.ptp(turned, axis=0).prod()))
+    return _area(edge) / min(boxes)
+
+
+def _area(edge: NDArray[Any]) -> float:
+    following = np.roll(edge, -1, axis=0)
+    return abs(float((edge[:, 0] * following[:, 1] - edge[:, 1] * following[:, 0]).sum())) / 2
+
+
+def _edge(picture: NDArray[np.uint8]) -> NDArray[Any]:
+    """360 points (x, y) in pixels, halfway from the figure's colour to the ground's."""
+    levels = picture.astype(np.float64)
+    ground = np.median(np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]]), axis=0)
+    share = np.abs(levels - ground).max(axis=-1)
+    share /= np.percentile(share[share > share.max() / 2], 50)
+    rows, columns = np.nonzero(share > 0.5)
+    centre_x, centre_y = columns.mean(), rows.mean()
+    height, width = share.shape
+    reach = np.arange(0, float(np.hypot(height, width)), 0.25)
+    points = []
+    for angle in np.linspace(0, 2 * np.pi, 360, endpoint=False):
+        x = np.clip(centre_x + reach * np.cos(angle), 0, width - 1.001)
+        y = np.clip(centre_y + reach * np.sin(angle), 0, height - 1.001)
+        column, row = x.astype(int), y.astype(int)
+        right, below = x - column, y - row
+        on_ray = (
+            share[row, column] * (1 - right) * (1 - below)
+            + share[row, column + 1] * right * (1 - below)
+            + share[row + 1, column] * (1 - right) * below
+            + share[row + 1, column + 1] * right * below
+        )
+        inside = int(np.nonzero(on_ray > 0.5)[0].max(initial=0))
+        before, after = on_ray[inside], on_ray[min(inside + 1, len(reach) - 1)]
+        part = (before - 0.5) / (before - after) if before > after else 0.0
+        length = reach[inside] + 0.25 * min(1.0, max(0.0, float(part)))
+        points.append((centre_x + length * np.cos(angle), centre_y + length * np.sin(angle)))
+    return np.array(points)
+
+
 def _shrink(picture: NDArray[np.uint8]) -> NDArray[Any]:
     """48 x 48 means of a square picture's cells, 0 to 1."""
     edges = np.linspace(0, picture.shape[0], _SIDE + 1).astype(int)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from demo.train.drawings import SHAPES, Drawing, draw_latent
 from demo.train.evaluate import draw
-from demo.train.measure import look_at
+from demo.train.measure import look_at, rectangularity, roundness
 from demo.webui import networks
 from demo.webui.catalogue import Lora
 from demo.webui.decoder import decode_latent
@@ -67,6 +67,26 @@ def test_measure_knows_each_shape() -> None:
         )
         seen = look_at(decode_latent(draw_latent(drawing), width=128, height=128))
         assert (seen.shape, seen.fill, seen.ground) == (shape, "red", "white")
+
+
+def test_measure_tells_round_from_square() -> None:
+    found = {}
+    for shape in ("circle", "square"):
+        drawing = Drawing(
+            shape=shape, fill=(0, 0, 0), ground=(1, 1, 1), radius=0.25, centre=(0.02, 0), angle=0.1
+        )
+        drawn = decode_latent(draw_latent(drawing), width=128, height=128)
+        found[shape] = (roundness(drawn), rectangularity(drawn))
+    assert found["circle"] == pytest.approx((1, np.pi / 4), abs=0.01)
+    assert found["square"] == pytest.approx((np.pi / 4, 1), abs=0.05)
+
+
+def test_circles_are_round_and_squares_are_square(network: Network) -> None:
+    for seed in range(1, 5):
+        circle = picture(network, "a red circle on a white background", seed)
+        assert roundness(circle) >= 0.92, seed
+        square = picture(network, "a blue square on a white background", seed)
+        assert rectangularity(square) >= 0.85, seed
 
 
 def test_measure_sees_nothing_in_a_flat_picture() -> None:
