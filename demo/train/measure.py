@@ -62,9 +62,7 @@ def rectangularity(picture: NDArray[np.uint8]) -> float:
     edge = _edge(picture)
     boxes = []
     for angle in np.linspace(0, np.pi / 2, 90, endpoint=False):
-        turned = edge @ np.array(
-            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        )
+        turned = edge @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         boxes.append(float(np.ptp(turned, axis=0).prod()))
     return _area(edge) / min(boxes)
 
