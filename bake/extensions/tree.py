@@ -177,9 +177,12 @@ def _check_contents(files: Sequence[TreeFile], where: str) -> None:
 
 
 def _stays_inside(file: TreeFile) -> bool:
-    target = file.content.decode("utf-8", "replace")
+    target = file.content.decode("utf-8", "surrogateescape")
     if not target.isprintable() or target.startswith("/"):
-        return False
+        return False  # what is not UTF-8 is not printable, either
+    named = re.sub(r"^(?:\.\.?(?:/+|$))*", "", target)
+    if ".." in named.split("/"):
+        return False  # after a name, which may be a link itself, this may be any folder
     ends = posixpath.normpath(posixpath.join(str(PurePosixPath(file.path).parent), target))
     return ends != ".." and not ends.startswith("../")
 
