@@ -18,6 +18,11 @@ NO_REQUIREMENTS = "none"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REF = re.compile(r"(?!.*(?:\.\.|//|@\{|\.lock$|/$))[A-Za-z0-9_][A-Za-z0-9._/+@-]{0,199}")
 _OWN_WORDS = "own_words"
+_BUILT_IN = {
+    "canvas-zoom-and-pan", "extra-options-section", "hypertile", "ldsr", "lora", "mobile",
+    "postprocessing-for-training", "prompt-bracket-checker", "scunet", "soft-inpainting", "swinir",
+}  # fmt: skip
+"""`extensions-builtin` of webui v1.9.3, in lower case: of two of one name it leaves out the second, or runs both."""
 
 
 def _wrong(text: str) -> PydanticCustomError:
@@ -69,6 +74,8 @@ def _check_name(name: str) -> str:
         raise _wrong(
             f"the name {name[:60]} may hold letters, digits, dots, dashes and underscores only"
         )
+    if name.lower() in _BUILT_IN:
+        raise _wrong(f"the webui has an extension {name} of its own; give it another `name`")
     return name
 
 

@@ -83,6 +83,8 @@ def test_an_extension_has_an_address_and_a_commit() -> None:
         ("{url: 'https://example.com/a?x=1', ref: v1}", "extensions.0.url", "plain address"),
         ("{url: 'https://example.com/..', ref: v1}", "extensions.0", "the name .."),
         (f"{{url: {URL}, ref: v1, name: ../x}}", "extensions.0.name", "letters, digits, dots"),
+        (f"{{url: {URL}, ref: v1, name: LoRA}}", "extensions.0.name", "an extension LoRA of its"),
+        ("{url: 'https://example.com/mobile', ref: v1}", "extensions.0", "give it another `name`"),
         (f"{{url: {URL}, ref: v1, scripts: ['']}}", "extensions.0.scripts.0", "no script's title"),
         (f"{{url: {URL}, ref: v1, requirements: x.txt}}", "requirements", "neither file:NAME.txt"),
         (f"{{url: {URL}, ref: v1, script: [a]}}", "extensions.0.script", "did you mean scripts?"),
