@@ -37,6 +37,8 @@ class WeightsRole:
     """Folders in it, for names without and with one of them before a slash; the first is for those without."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Names that the webui finds under a file of its own choice only, with that file."""
+    taken: tuple[str, ...] = ()
+    """Names, in lower case, that the webui has for something else."""
     is_closed: bool = False
     """Whether `files` has all names that there are."""
     needed: tuple[str, ...] = ()
@@ -62,7 +64,8 @@ class WeightsRole:
             return f"the name {name} may have a folder before its slash: one of {known}"
         if not _NAME.fullmatch(plain if self.below else name):
             return f"the name {name} may hold letters, digits, dots, dashes and underscores only"
-        return ""
+        is_taken = plain.lower() in self.taken
+        return f"the name {name} is one of the webui's own; choose another" if is_taken else ""
 
     def _check_path(self, name: str) -> str:
         parts = name.split("/")
@@ -114,6 +117,7 @@ _ROLES = (
             "DAT x3": "DAT/DAT_x3.pth",
             "DAT x4": "DAT/DAT_x4.pth",
         },
+        taken=("none", "lanczos", "nearest", "latent", "ldsr"),
         suffixes=(".pth",),  # a .pt would be run as TorchScript (spandrel)
         is_small=True,
     ),

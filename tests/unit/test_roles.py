@@ -107,6 +107,12 @@ def test_each_lies_where_the_webui_looks_for_it_under_the_name_that_requests_use
     assert found["upscalers.R-ESRGAN 4x+"][0] == "R-ESRGAN 4x+"
 
 
+@pytest.mark.parametrize("name", ["None", "Lanczos", "nearest", "Latent", "LDSR", "SwinIR/LDSR"])
+def test_an_upscaler_may_not_be_called_as_one_of_the_webuis_own(name: str) -> None:
+    assert ROLES["upscaler"].check_name(name).endswith("is one of the webui's own; choose another")
+    assert ROLES["embedding"].check_name("Latent") == ""
+
+
 @pytest.mark.parametrize("role", NAMED, ids=lambda each: each.key)
 def test_each_role_has_a_key_of_the_manifest_and_a_folder_of_the_webui(role: WeightsRole) -> None:
     assert role.key in Manifest.model_fields
