@@ -55,11 +55,11 @@ _RESERVED_ARGS = {
     "--nowebui": "the base image sets it",
 }
 
-_WITHOUT_EXTENSIONS = {
-    "--data-dir",
-    "--disable-all-extensions",
-    "--disable-extra-extensions",
-}
+_MOVES_MODELS = re.compile(
+    r"--(data|vae|embeddings|hypernetwork|gfpgan)-dir|--[a-z]+-models-path|--gfpgan-model"
+)
+"""Flags with which the webui would pass over what is baked, without a word."""
+_WITHOUT_EXTENSIONS = {"--disable-all-extensions", "--disable-extra-extensions"}
 SOURCE_FORM = (
     "a source such as civitai:1590699, hf://owner/repo@revision/file.safetensors, "
     "https://host/file.safetensors or file:path"
@@ -75,9 +75,12 @@ _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 def _refuse_reserved(arg: str) -> str:
     flag = arg.split("=", maxsplit=1)[0]
-    if flag in _RESERVED_ARGS:
+    why = _RESERVED_ARGS.get(flag)
+    if _MOVES_MODELS.fullmatch(flag):
+        why = "the base image says where models lie, and they are baked there"
+    if why:
         raise PydanticCustomError(
-            OWN_WORDS, "{flag} cannot be given: {why}", {"flag": flag, "why": _RESERVED_ARGS[flag]}
+            OWN_WORDS, "{flag} cannot be given: {why}", {"flag": flag, "why": why}
         )
     return arg
 

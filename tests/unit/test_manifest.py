@@ -86,6 +86,16 @@ image: ghcr.io/you/x
             "webui: {args: [--port=1]}\nimage:",
             "--port cannot be given: the base image sets it",
         ),
+        (
+            "image:",
+            "webui: {args: [--embeddings-dir=/e]}\nimage:",
+            "--embeddings-dir cannot be given: the base image says where models lie",
+        ),
+        (
+            "image:",
+            "webui: {args: [--esrgan-models-path, /e]}\nimage:",
+            "--esrgan-models-path cannot be given: the base image says where models lie",
+        ),
         ("image:", "base: {image: x, dockerfile: y}\nimage:", "not both"),
         ("image:", "base: {context: y}\nimage:", "`context` needs `dockerfile`"),
         (
