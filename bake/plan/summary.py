@@ -33,7 +33,10 @@ def summarise(
     """
     parts = [f"## {_plain(name)}: what this change means", *map(_problem, problems)]
     if lock:
-        parts += ["### Weights", _pins(before, lock), "### Licences", _licences(lock)]
+        parts += ["### Weights", _pins(before, lock)]
+        if lock.extensions or (before and before.extensions):
+            parts += ["### Extensions, which are code that runs", _extensions(before, lock)]
+        parts += ["### Licences", _licences(lock)]
     if plan:
         parts += ["### What a bake does", _plan(plan)]
     return "\n\n".join(parts) + "\n"
@@ -59,6 +62,17 @@ def _pins(before: Lock | None, lock: Lock) -> str:
     table = _table(("key", "what", "bytes", "change"), rows)
     in_all, new = _sum(lock.pins), _sum(fresh)
     return f"{table}\n\n{in_all} in all; {new if fresh else 'nothing'} to fetch that was not pinned before."  # fmt: skip
+
+
+def _extensions(before: Lock | None, lock: Lock) -> str:
+    known = {pin.name: pin for pin in before.extensions} if before else {}
+    rows = []
+    for pin in lock.extensions:
+        old = known.pop(pin.name, None)
+        what = "new" if old is None else "; ".join(describe_changes(old, pin)) or "as before"
+        rows.append((pin.name, f"{pin.url} at {pin.commit}", pin.licence or "unknown", what))
+    rows += [(pin.name, f"{pin.url} at {pin.commit}", "", "removed") for pin in known.values()]
+    return _table(("extension", "what", "licence", "change"), rows)
 
 
 def _sum(pins: Sequence[Pin]) -> str:

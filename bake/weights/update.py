@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bake.errors import ManifestError
-from bake.lock import Lock, Pin
+from bake.lock import ExtensionPin, Lock, Pin
 from bake.manifest.load import parse_manifest
 from bake.manifest.model import Manifest
 from bake.manifest.yaml import parse_yaml
@@ -115,10 +115,10 @@ def _by_hand(where: str, changes: dict[str, str]) -> ManifestError:
     )
 
 
-def describe_changes(old: Pin, new: Pin) -> list[str]:
+def describe_changes(old: Pin | ExtensionPin, new: Pin | ExtensionPin) -> list[str]:
     """`field: before → after` of everything that differs, but for the day."""
     lines = []
-    for each in dataclasses.fields(Pin):
+    for each in dataclasses.fields(old):
         before, after = getattr(old, each.name), getattr(new, each.name)
         if each.name == "resolved_on" or before == after:
             continue

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bake.cli import main
-from bake.lock import Licence, Lock, Pin
+from bake.lock import ExtensionPin, Licence, Lock, Pin
 from bake.plan.plan import Plan
 from bake.plan.step import Step
 from bake.plan.summary import summarise
@@ -109,3 +109,22 @@ def test_the_command_writes_the_page_and_ends_with_what_is_wrong(
     assert "| checkpoint | Shapes 1 | 1.9 GiB | new |" in page
     assert "What a bake would do is not known here:" in page
     assert not (tmp_path / "build").exists()
+
+
+def test_it_says_what_changes_of_extensions() -> None:
+    def extension(name: str, digit: str) -> ExtensionPin:
+        return ExtensionPin(
+            name=name, url=f"https://example.com/{name}", commit=digit * 40, sha256=digit * 64,
+            size_bytes=1, files_sha256=digit * 64, licence="MIT", resolved_on="2026-01-01",
+        )  # fmt: skip
+
+    before = dataclasses.replace(BEFORE, extensions=(extension("a", "1"), extension("b", "2")))
+    after = dataclasses.replace(BEFORE, extensions=(extension("a", "3"), extension("c", "4")))
+    page = summarise("shapes", after, before=before, plan=None, problems=[])
+    assert "### Extensions, which are code that runs" in page
+    (changed,) = [line for line in page.splitlines() if line.startswith("| a |")]
+    assert f"https://example.com/a at {'3' * 40} | MIT |" in changed
+    assert f"commit: {'1' * 40} → {'3' * 40}" in changed
+    assert f"| c | https://example.com/c at {'4' * 40} | MIT | new |" in page
+    assert f"| b | https://example.com/b at {'2' * 40} |  | removed |" in page
+    assert "### Extensions" not in summarise("x", AFTER, before=BEFORE, plan=None, problems=[])
