@@ -20,7 +20,14 @@ from bake.image.oci.model import Image, sha256_digest
 from bake.image.oci.reference import Reference, parse_reference
 from bake.image.registry.push import push_image
 from bake.image.registry.referrers import attach
-from bake.image.sign.bundle import BUNDLE, SIGNATURE, Unreadable, make_key_bundle, parse_bundle
+from bake.image.sign.bundle import (
+    BUNDLE,
+    SIGNATURE,
+    Statement,
+    Unreadable,
+    make_key_bundle,
+    parse_bundle,
+)
 from bake.image.sign.image import describe, find_signatures, sign_image, statements_of
 from bake.image.sign.keys import KeySigner, name_of, read_signing_key, read_trusted_key
 from tests.standins.registry_memory import HOST, MemoryRegistry
@@ -239,9 +246,24 @@ def test_bundles_of_others_are_read() -> None:
     assert bundle.has_certificate
     assert bundle.statement.kind == "signature"
     assert bundle.statement.digests == ("sha256:" + "a" * 64,)
-    for broken in (b"", b"[]", b"{}", b'{"verificationMaterial": {}}', b"\xff", b"[" * 100_000):
+    empty = json.dumps({**json.loads(payload), "subject": []}).encode()
+    no_subject = make_key_bundle(empty, b"x", hint="h")
+    for broken in (
+        no_subject,
+        b"",
+        b"[]",
+        b"{}",
+        b'{"verificationMaterial": {}}',
+        b"\xff",
+        b"[" * 100_000,
+    ):
         with pytest.raises(Unreadable):
             parse_bundle(broken)
+
+
+def test_what_somebody_attaches_stays_on_its_line() -> None:
+    odd = Statement(name="", predicate_type="x\nsignature by you\x1b[2J", digests=(), predicate={})
+    assert odd.kind == "x?signature by you?[2J"
 
 
 def pem(key: Any, password: bytes | None = None) -> bytes:

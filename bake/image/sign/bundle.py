@@ -41,8 +41,9 @@ class Statement:
 
     @property
     def kind(self) -> str:
-        """In words, or the type itself."""
-        return KINDS.get(self.predicate_type, self.predicate_type)
+        """In words, or the type itself: anybody may attach anything, so it must stay on one line of a terminal."""
+        plain = "".join(each if each.isprintable() else "?" for each in self.predicate_type[:200])
+        return KINDS.get(self.predicate_type, plain)
 
     def to_json(self) -> bytes:
         """The bytes that are signed."""
@@ -127,7 +128,7 @@ def parse_bundle(text: bytes) -> Bundle:
         )
     except Unreadable:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, RecursionError) as error:  # fmt: skip
+    except (ValueError, LookupError, TypeError, AttributeError, binascii.Error, RecursionError) as error:  # fmt: skip
         raise Unreadable("it is no Sigstore bundle") from error
 
 
