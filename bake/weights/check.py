@@ -21,7 +21,7 @@ from bake.manifest.model import Manifest, config_key
 from bake.manifest.roles import PICKLES, ROLES, SAFETENSORS
 from bake.manifest.yaml import YamlError, parse_yaml
 from bake.weights.kinds import Recognised, recognise
-from bake.weights.pickles import UnreadableError, find_problem, read_pickle
+from bake.weights.pickles import UnreadableError, find_problem, is_bomb, read_pickle
 from bake.weights.store import Store
 from runtime.files.errors import WeightsError
 from runtime.files.safetensors import MAX_HEADER_BYTES, Header, parse_header, read_header
@@ -286,6 +286,12 @@ def scan_pickle(path: Path, suffix: str, *, where: str) -> None:
     Raises:
         SourceError: it imports what can harm, by picklescan's list, or cannot be looked through.
     """
+    if is_bomb(path):
+        raise SourceError(
+            "it is compressed, which torch never does, and unpacks to more than can be looked through",
+            where=where,
+            hint="choose a .safetensors file, or another author's",
+        )
     found = ScanResult([], scan_err=True)
     # It reads what somebody made to be misread; whatever it then raises, the file is not to be trusted.
     with suppress(Exception), path.open("rb") as file:

@@ -11,6 +11,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -40,6 +41,7 @@ _ALLOWED = {
 }  # fmt: skip
 _MOST_BYTES = 100_000_000
 """Of the pickle itself, without the tensors' bytes."""
+_MOST_UNPACKED_BYTES = 16 << 20
 _LEGACY_OBJECTS = 5
 _RESAVE = "save it with torch.save(…, _use_new_zipfile_serialization=False), or take a .safetensors file where there is one"
 
@@ -138,6 +140,14 @@ class _Limited:
         if not 0 <= size <= _MOST_BYTES - self._file.tell():
             raise UnreadableError("its pickle is huge, or broken")
         return size
+
+
+def is_bomb(path: Path) -> bool:
+    """Whether a zip has much in it that is compressed: torch stores all as it is, and reading it takes minutes."""
+    with suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        packed = [each for each in archive.infolist() if each.compress_type != zipfile.ZIP_STORED]
+        return sum(each.file_size for each in packed) > _MOST_UNPACKED_BYTES
+    return False
 
 
 def read_pickle(path: Path) -> Contents:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from bake.errors import SourceError
 from bake.lock import Pin
-from bake.weights.check import check_stored
+from bake.weights.check import check_stored, scan_pickle
 from bake.weights.pickles import UnreadableError, read_pickle
 from tests.standins.pickles import Global, Tensor, dumps, state, torch_legacy, torch_zip
 from tests.unit.test_roles import manifest_with, pins_of
@@ -150,3 +151,11 @@ def test_a_file_of_a_newer_torch_needs_the_webuis_own_switch(tmp_path: Path) -> 
     assert "--disable-safe-unpickle to webui.args" in str(raised.value.hint)
     switched = "webui:\n  args: [--disable-safe-unpickle]\n"
     assert check(tmp_path, *one("upscalers", "4x", "a.pth", switched), data)
+
+
+def test_a_small_zip_that_unpacks_to_much_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + b"N0" * (9 << 20) + b"N.")
+    with pytest.raises(SourceError, match="unpacks to more than can be looked through"):
+        scan_pickle(path, ".pth", where="x")
