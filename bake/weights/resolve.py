@@ -79,6 +79,7 @@ def resolve_lock(
                     console.warn(warning)
                 pins.append(pin)
     _refuse_same_names(manifest, pins)
+    refuse_same_places(manifest, pins)
     check_together(manifest, pins, store, seen)
     lock = Lock(
         manifest_name=manifest.name,
@@ -217,3 +218,24 @@ def _refuse_same_names(manifest: Manifest, pins: list[Pin]) -> None:
                 where=str(manifest.path),
                 hint=f"give one of them another name under {ROLES[pin.role].key}",
             )
+
+
+def refuse_same_places(manifest: Manifest, pins: list[Pin]) -> None:
+    """Two files of one folder at one place, or one where another needs a folder."""
+    places: dict[tuple[str, PurePosixPath], Pin] = {}
+    for pin in pins:
+        other = places.setdefault((ROLES[pin.role].folder, pin.place), pin)
+        if other is not pin:
+            raise ManifestError(
+                f"{other.key} and {pin.key} would both lie at {pin.place} in the image",
+                where=str(manifest.path),
+                hint="give one of them another name",
+            )
+    for (folder, place), pin in places.items():
+        for parent in place.parents:
+            if file := places.get((folder, parent)):
+                raise ManifestError(
+                    f"{pin.key} would lie in the folder {parent}, and {file.key} is a file there",
+                    where=str(manifest.path),
+                    hint="give one of them another name",
+                )

@@ -1,6 +1,7 @@
 """Choosing files, licences, names in the image, moving pins: what needs no network."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from bake.lock import Licence, Lock
 from bake.manifest.load import parse_manifest
 from bake.weights.context import Newer, today
 from bake.weights.licences import licence_warnings
-from bake.weights.resolve import image_name
+from bake.weights.resolve import image_name, refuse_same_places
 from bake.weights.sites.civitai_records import (
     choose_file,
     families_of,
@@ -241,6 +242,40 @@ def test_a_folded_source_is_left_to_the_user(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="cannot be edited by a program") as raised:
         edit_manifest(manifest, text, {"checkpoint": "civitai:9"})
     assert "write checkpoint: civitai:9 by hand" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            "upscalers.R-ESRGAN 4x+",
+            "upscalers.RealESRGAN/RealESRGAN_x4plus",
+            "would both lie at RealESRGAN/RealESRGAN_x4plus.pth in the image",
+        ),
+        (
+            "upscalers.R-ESRGAN 4x+",
+            "extension_models.RealESRGAN/RealESRGAN_x4plus.pth",
+            "would both lie at RealESRGAN/RealESRGAN_x4plus.pth in the image",
+        ),
+        (
+            "extension_models.A/b.pth/c.pth",
+            "extension_models.A/b.pth",
+            "would lie in the folder A/b.pth, and extension_models.A/b.pth is a file there",
+        ),
+    ],
+)
+def test_two_files_at_one_place(tmp_path: Path, first: str, second: str, message: str) -> None:
+    manifest = parse_manifest(TEXT, tmp_path / "x.yaml")
+    pins = [
+        dataclasses.replace(
+            PINS[0], key=key, file_name="a.pth", name=f"n{number}",
+            role="upscaler" if key.startswith("u") else "extension_model",
+        )
+        for number, key in enumerate((first, second))
+    ]  # fmt: skip
+    with pytest.raises(ManifestError, match=re.escape(message)):
+        refuse_same_places(manifest, pins)
+    refuse_same_places(manifest, pins[:1])
 
 
 def test_names_of_pins(tmp_path: Path) -> None:
