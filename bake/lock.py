@@ -241,6 +241,8 @@ def find_differences(manifest: Manifest, lock: Lock) -> list[str]:
             differences.append(f"{entry.key} is not in the lock")
         elif pin.source != entry.source:
             differences.append(f"{entry.key} is {entry.source}, the lock has {pin.source}")
+        elif pin.role != entry.role:
+            differences.append(f"{entry.key} is of the role {entry.role}, the lock has {pin.role}")
     differences += [f"{key} is in the lock only" for key in pinned]
     if not differences and [pin.key for pin in lock.pins] != [entry.key for entry in entries]:
         differences.append("the keys stand in another order")

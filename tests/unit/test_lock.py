@@ -166,3 +166,12 @@ def test_deliberate_is_pinned_as_the_facts_say() -> None:
     assert only.suffix == ".safetensors"
     # 2.13 GB is not a length: the first `bake lock` with network fills it in
     assert only.size_bytes is None
+
+
+def test_a_role_that_was_edited_does_not_fit(tmp_path: Path) -> None:
+    manifest = parse_manifest(TEXT, tmp_path / "x.yaml")
+    edited = (dataclasses.replace(PINS[0], role="lora"), *PINS[1:])
+    lock = Lock(manifest_name=manifest.name, family=manifest.family, pins=edited)
+    assert "checkpoint is of the role checkpoint, the lock has lora" in find_differences(
+        manifest, lock
+    )
