@@ -16,8 +16,9 @@ from runtime.worker import Role, Webui
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+ -]{0,199}")
+"""A file system takes 255 bytes, of which the webui and a download add some."""
 _EXTENSIONS = "extensions"
 """The first part of a path in an extension's own folder; others lie in the webui's folder of models."""
 
@@ -63,7 +64,7 @@ class WeightsRole:
             known = ", ".join(self.below)
             return f"the name {name} may have a folder before its slash: one of {known}"
         if not _NAME.fullmatch(plain if self.below else name):
-            return f"the name {name} may hold letters, digits, dots, dashes and underscores only"
+            return f"the name {name} may hold letters, digits, dots, dashes and underscores only, 200 at most"
         is_taken = plain.lower() in self.taken
         return f"the name {name} is one of the webui's own; choose another" if is_taken else ""
 
@@ -72,7 +73,7 @@ class WeightsRole:
         if len(parts) < 2 or not all(map(_PART.fullmatch, parts)):
             return (
                 f"{name} is no path such as ControlNet/NAME.safetensors: folders and a file of letters, digits,"
-                " dots, dashes, underscores, plus signs and spaces"
+                " dots, dashes, underscores, plus signs and spaces, 200 at most"
             )
         if parts[0] == _EXTENSIONS and len(parts) < 3:
             return f"{name} is no path in an extension's folder: {_EXTENSIONS}/NAME/…"

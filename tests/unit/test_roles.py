@@ -157,6 +157,8 @@ def test_an_older_base_is_refused_only_where_its_folder_is_needed() -> None:
             "the name LDSR/model may have a folder before its slash: one of ESRGAN, RealESRGAN",
         ),
         ("upscalers:\n  ../x: file:a.pth\n", "the name ../x may have a folder before its slash"),
+        (f"embeddings:\n  {'x' * 201}: file:a.pt\n", "dashes and underscores only, 200 at most"),
+        (f"extension_models:\n  a/{'x' * 201}.pth: file:a.pth\n", "200 at most"),
         ("upscalers:\n  a b: file:a.pth\n", "the name a b may hold letters, digits, dots"),
         ("embeddings:\n  sub/x: file:a.pt\n", "the name sub/x may hold letters, digits, dots, dashes and underscores only"),
         (

@@ -109,6 +109,9 @@ def test_the_command_writes_the_page_and_ends_with_what_is_wrong(
     assert "| checkpoint | Shapes 1 | 1.9 GiB | new |" in page
     assert "What a bake would do is not known here:" in page
     assert not (tmp_path / "build").exists()
+    code, _, said = say("--before", str(tmp_path / "misspelt"))
+    assert code == 2
+    assert "misspelt' does not exist" in said
 
 
 def test_it_says_what_changes_of_extensions() -> None:

@@ -30,7 +30,7 @@ from bake.plan.summary import summarise
 @no_store_option
 @click.option(
     "--before",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The lock as it was before the change; without it, or where it is empty, all is new.",
 )
 def command(manifest: Path, *, before: Path | None, push: bool, **options: Any) -> None:
@@ -42,7 +42,7 @@ def command(manifest: Path, *, before: Path | None, push: bool, **options: Any) 
     problems: list[str] = []
     wrong: BakeError | None = None
     lock = plan = None
-    earlier = read_lock(before) if before and before.is_file() and before.stat().st_size else None
+    earlier = read_lock(before) if before and before.stat().st_size else None
     name = manifest.stem
     try:
         loaded = load_manifest(manifest)
