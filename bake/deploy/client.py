@@ -186,6 +186,17 @@ class RunpodClient:
     def cancel(self, endpoint: Endpoint, job_id: str) -> None:
         self._call("POST", self._own(endpoint, "cancel").replace("{job_id}", job_id))
 
+    def draw(self, endpoint: Endpoint, value: Mapping[str, Any], *, read_s: float) -> Any:
+        """What a worker of a load-balancing endpoint answers to a request, which is sent once.
+
+        Raises:
+            Transient: there is no answer, or one that may be another the next time.
+            PushError: it is refused.
+        """
+        url = f"{self._own(endpoint, 'base').rstrip('/')}/txt2img"
+        with self._send("POST", url, value, read_s=read_s) as answer:
+            return _read(answer)
+
     def _list(self, path: str, key: str) -> list[Mapping[str, Any]]:
         found = self._call("GET", path).get(key)
         if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
@@ -200,7 +211,7 @@ class RunpodClient:
         )
         if not is_runpod and parts[:2] != urlsplit(self.url)[:2]:
             raise PushError(
-                f"the API names no address of its own to {what} a job", where=endpoint.id
+                f"the API names no address of its own for requests ({what})", where=endpoint.id
             )
         return url
 

@@ -1,4 +1,7 @@
-"""Waiting until a worker of the new release has served a test job, and what ends that otherwise."""
+"""Waiting until a worker of the new release has served a test job, and what ends that otherwise.
+
+Where there is no queue the job is a request to the load balancer, which does not say who has answered.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,17 @@ from typing import Any
 
 from bake.console import Console
 from bake.deploy.client import Endpoint, Job, RunpodClient, Workers
-from bake.errors import BakeError, VerifyError
+from bake.errors import BakeError, PushError, VerifyError
+from bake.image.registry.transport import Transient
 from bake.manifest.model import Warmup
 
 _POLL_S = 2.0
 _DONE = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 _LOG_LINES = 10
+_REQUEST_S = 330
+"""The load balancer ends a request then, and waits 120 s for a worker."""
+_MOST_FAILURES = 3
+"""Of a worker that answers 500, in a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +33,7 @@ class Served:
     """A test job that a worker of the new release did."""
 
     worker: str
+    """Empty where that is not to be known."""
     waited_s: float
     """From the queue to a worker: the cold start, with the image's download where a host had it not."""
     drew_s: float
@@ -44,14 +53,14 @@ def wait_for_release(
     timeout_s: float,
     console: Console,
 ) -> Served:
-    """Sends a test job, again where a worker of an older release took it.
+    """Sends a test job, again where a worker of an older release took it, or may have.
 
     Raises:
         VerifyError: it failed, was superseded, or no worker served it in time; the job is cancelled then.
     """
-    return _Wait(client, endpoint, console).run(
-        make_request(warmup), deadline=time.monotonic() + timeout_s
-    )
+    wait = _Wait(client, endpoint, console)
+    run = wait.run if endpoint.type == "QUEUE" else wait.run_without_queue
+    return run(make_request(warmup), deadline=time.monotonic() + timeout_s)
 
 
 class _Wait:
@@ -85,6 +94,29 @@ class _Wait:
             self._cancel(job)
             raise
 
+    def run_without_queue(self, request: Mapping[str, Any], *, deadline: float) -> Served:
+        began = time.monotonic()
+        failures = 0
+        while True:
+            self._look()
+            try:
+                output = self._client.draw(self._endpoint, request, read_s=_REQUEST_S)
+            except Transient as error:
+                why = error.what
+                failures = failures + 1 if "HTTP 500" in why else 0
+            except PushError as error:
+                raise self._error(f"the test request is refused: {error.what}") from error
+            else:
+                self._note(self._client.workers(self._endpoint.id))
+                if not any(each.is_stale for each in self._last.workers):
+                    return self._answered(output, time.monotonic() - began)
+                why, failures = "a worker of the older release may have answered", 0
+            if failures == _MOST_FAILURES:
+                raise self._error(f"the test request fails: {why}")
+            if time.monotonic() >= deadline:
+                raise self._error(f"no worker of the new release served the test request in time; at last: {why}")  # fmt: skip
+            time.sleep(_POLL_S)
+
     def _look(self) -> None:
         """Notes which worker is of which release, and ends where this one cannot come up."""
         found = self._client.workers(self._endpoint.id)
@@ -117,18 +149,32 @@ class _Wait:
     def _result(self, job: Job) -> Served:
         if job.status != "COMPLETED":
             raise self._error(f"the test job ended as {job.status}{_why(job)}", log_of=job.worker)
-        try:
-            picture = base64.b64decode(job.output["images"][0], validate=True)
-        except (KeyError, IndexError, TypeError, ValueError, binascii.Error) as error:
-            raise self._error(
-                "the test job's answer holds no picture", log_of=job.worker
-            ) from error
         return Served(
             worker=job.worker,
             waited_s=job.waited_ms / 1000,
             drew_s=job.ran_ms / 1000,
+            picture=self._picture(job.output, log_of=job.worker),
+        )
+
+    def _answered(self, output: Any, seconds: float) -> Served:
+        picture = self._picture(output)
+        try:
+            drew_s = float(output["bakery"]["timings"]["generate_s"])
+        except (KeyError, TypeError, ValueError):
+            drew_s = 0.0
+        up = [each.id for each in self._last.workers]
+        return Served(
+            worker=up[0] if len(up) == 1 else "",
+            waited_s=max(0.0, seconds - drew_s),
+            drew_s=drew_s,
             picture=picture,
         )
+
+    def _picture(self, output: Any, *, log_of: str = "") -> bytes:
+        try:
+            return base64.b64decode(output["images"][0], validate=True)
+        except (KeyError, IndexError, TypeError, ValueError, binascii.Error) as error:
+            raise self._error("the test job's answer holds no picture", log_of=log_of) from error
 
     def _error(self, what: str, *, log_of: str = "") -> VerifyError:
         lines = [f"{what}; workers: {_summary(self._last)}"]

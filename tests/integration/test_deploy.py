@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def test_other_types_and_scalings(shell: Shell, section: str) -> None:
     assert endpoint["scaling"]["type"] == "REQUEST_COUNT"
     # RunPod refuses an idle time-out for a queue that scales by requests.
     assert ("idleTimeout" in endpoint["workers"]) == (endpoint["type"] == "LOAD_BALANCER")
-    assert ("no test job" in said) == (endpoint["type"] == "LOAD_BALANCER")
+    assert "worker w1: waited" in said
     other = "{type: queue}" if "load_balancer" in section else "{type: load_balancer}"
     shell.write(MANIFEST.partition("deploy:")[0] + f"deploy: {other}\n")
     assert "which RunPod cannot change" in shell.deploy(code=2)
@@ -396,6 +397,59 @@ def test_a_worker_of_the_older_release_is_no_proof(shell: Shell) -> None:
     assert "worker new: waited" in said
 
 
+BALANCED = MANIFEST.partition("deploy:")[0] + "deploy: {type: load_balancer}\n"
+
+
+def test_a_load_balancer_draws_with_a_request(shell: Shell) -> None:
+    shell.write(BALANCED)
+    busy: list[tuple[int, Any, Mapping[str, str]]] = [
+        (502, b"no worker", {}),
+        (503, {"code": "busy"}, {}),
+    ]
+
+    def answer() -> tuple[int, Any, Mapping[str, str]]:
+        return busy.pop() if busy else shell.api.draw()
+
+    shell.api.after_request = answer
+    said = shell.deploy()
+    assert "worker w1: waited" in said
+    asked = [body for method, path, body in shell.api.seen if path.endswith("/txt2img")]
+    assert [each["prompt"] for each in asked] == ["a red circle"] * 3
+    assert (shell.folder / "build/shapes/deployed.png").read_bytes() == PNG
+
+
+def test_a_load_balancer_does_not_say_who_answered(shell: Shell) -> None:
+    shell.write(BALANCED)
+    shell.deploy()
+    shell.api.worker("old", is_stale=True)
+    asked = itertools.count()
+
+    def answer() -> tuple[int, Any, Mapping[str, str]]:
+        if next(asked):
+            shell.api.workers = []
+        return shell.api.draw()
+
+    shell.api.after_request = answer
+    assert "worker w1: waited" in shell.deploy(SECOND)
+    assert next(asked) == 2
+
+
+def test_a_load_balancer_whose_worker_fails(shell: Shell) -> None:
+    shell.write(BALANCED)
+    shell.api.worker("w1")
+    shell.api.after_request = lambda: (500, {"detail": "the picture does not fit"}, {})
+    said = shell.deploy(code=6)
+    assert "the test request fails: HTTP 500, the picture does not fit; workers: 1 idle" in said
+    assert "  model loaded\n" in said
+    shell.api.after_request = lambda: (422, {"detail": "prompt: is missing"}, {})
+    assert "the test request is refused: " in shell.deploy(code=6)
+    shell.api.after_request = lambda: (504, b"", {})
+    said = shell.deploy(FIRST, "--timeout", "1", code=6)
+    assert "no worker of the new release served the test request in time; at last: HTTP 504" in said
+    shell.api.after_request = lambda: (200, {"images": []}, {})
+    assert "the test job's answer holds no picture" in shell.deploy(code=6)
+
+
 def test_a_release_that_is_superseded(shell: Shell) -> None:
     shell.api.after_status = lambda _: shell.api.edit("ep1", image=THIRD)
     said = shell.deploy(code=6)
@@ -429,7 +483,7 @@ def test_to_no_worker_and_away(shell: Shell) -> None:
 def test_the_key_goes_to_nobody_else(shell: Shell) -> None:
     shell.deploy()
     shell.api.endpoints["ep1"]["requestUrls"]["run"] = "https://runpod.ai.evil.example/run"
-    assert "the API names no address of its own to run a job" in shell.deploy(code=7)
+    assert "the API names no address of its own for requests (run)" in shell.deploy(code=7)
 
 
 def test_a_redirect_is_not_followed() -> None:

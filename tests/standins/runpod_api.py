@@ -64,6 +64,7 @@ class RunpodApi:
         self.seen: list[tuple[str, str, Any]] = []
         self.invalid: list[str] = []
         self.after_status: Callable[[dict[str, Any]], None] = self.complete
+        self.after_request: Callable[[], tuple[int, Any, Mapping[str, str]]] = self.draw
         self.log_lines = ["loading the model", "model loaded"]
         self._lock = threading.RLock()
         api = self
@@ -107,6 +108,12 @@ class RunpodApi:
         output = {"images": [base64.b64encode(PNG).decode()]}
         job.update(status="COMPLETED", workerId=worker, delayTime=41_250, executionTime=2_500)
         job.update(output=output)
+
+    def draw(self) -> tuple[int, Any, Mapping[str, str]]:
+        """What a request to a load balancer does: a worker of the new release comes up and draws it."""
+        self.worker("w1")
+        timings = {"generate_s": 0.0}
+        return 200, {"images": [base64.b64encode(PNG).decode()], "bakery": {"timings": timings}}, {}
 
     def edit(self, endpoint_id: str, **changes: Any) -> None:
         """Somebody at the console."""
@@ -188,6 +195,8 @@ class RunpodApi:
             case ("POST", "queue", endpoint_id, "cancel", job_id):
                 self.jobs[job_id]["status"] = "CANCELLED"
                 return 200, self.jobs[job_id], {}
+            case ("POST", "balancer", _, "txt2img"):
+                return self.after_request()
         return _problem(404, "no such path")
 
     def _create(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +215,9 @@ class RunpodApi:
             "status": f"{queue}/status/{{job_id}}",
             "cancel": f"{queue}/cancel/{{job_id}}",
         }
+        if body["type"] == "LOAD_BALANCER":
+            base = f"{self.url}/balancer/{endpoint_id}"
+            made["requestUrls"] = {"base": base, "health": f"{base}/ping"}
         made["gpu"] = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None, **body["gpu"]}
         self.endpoints[endpoint_id] = made
         self.releases[endpoint_id] = [{"id": "r1", "version": 1, "source": "MANUAL", "diff": []}]

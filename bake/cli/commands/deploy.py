@@ -131,11 +131,8 @@ def _wait(
     timeout_s: int,
     console: Console,
 ) -> None:
-    if endpoint.type != "QUEUE" or not manifest.deploy.workers.max:
-        console.warn(
-            "no test job: "
-            + ("no worker may start" if endpoint.type == "QUEUE" else "it has no queue")
-        )
+    if not manifest.deploy.workers.max:
+        console.warn("no test job: no worker may start")
         return
     with console.step("test job", "a worker of the new release draws the warm-up's picture"):
         served = wait_for_release(
@@ -151,7 +148,7 @@ def _wait(
         picture=str(picture),
     )
     console.say(
-        f"worker {served.worker}: waited {served.waited_s:.1f} s for it (the cold start), drew in {served.drew_s:.1f} s, {picture}"
+        f"worker {served.worker or 'of the new release'}: waited {served.waited_s:.1f} s for it (the cold start), drew in {served.drew_s:.1f} s, {picture}"
     )
 
 
