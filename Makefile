@@ -64,8 +64,8 @@ check: venv ## Lint, format check, types, shell, Dockerfiles, workflows
 	$(BIN)/hadolint $(DOCKERFILES)
 	$(BIN)/zizmor --offline --quiet .github
 
-test: venv runtime-venvs ## Run the unit tests and the integration tests on a real engine (COVERAGE=1 says what they reach)
-	$(BIN)/pytest $(SIDE_BY_SIDE) $(if $(COVERAGE),--cov --cov-report=term) tests/unit tests/integration
+test: venv runtime-venvs ## Run all tests, on a real engine (COVERAGE=1 says what they reach, EXAMPLES=2000 tries more random cases)
+	BAKE_TEST_EXAMPLES=$(EXAMPLES) $(BIN)/pytest $(SIDE_BY_SIDE) $(if $(COVERAGE),--cov --cov-report=term) tests/unit tests/integration
 
 test-unit: venv ## Run the unit tests only
 	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit

@@ -1,6 +1,6 @@
 """Whatever a source answers, to whichever request: the right file, or an error in words, and no token elsewhere.
 
-2,000 random (status, header, body) answers for each operation of `bake` and of a worker, over sockets.
+Many random (status, header, body) answers for each operation of `bake` and of a worker, over sockets.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from runtime.job.lora import LoraStore
 from runtime.job.rules.models import LoraRequest
 from runtime.settings import Settings as WorkerSettings
 from runtime.worker import Webui
+from tests.examples import EXAMPLES
 from tests.integration.weights_case import VERSION, Case, open_case
 from tests.samples import make_worker
 from tests.standins import models
@@ -44,8 +45,6 @@ from tests.standins.huggingface import HF_TOKEN, Repository, Revision
 from tests.standins.storage import Blob
 from tests.standins.world import COMMIT
 
-ANSWERS = 2000
-"""For each operation."""
 DEADLINE_S = 300
 """One undertaking's: six tries of silence that lasts a second, on a machine that pauses now and then."""
 DATA = models.safetensors(models.SDXL, seed=14, padding_bytes=20_000)
@@ -288,9 +287,7 @@ def foreign_server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_two_thousand_random_answers(
-    case: Case, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_many_random_answers(case: Case, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     operation = OPERATIONS[name]
     world = case.world
     servers = {
@@ -314,7 +311,7 @@ def test_two_thousand_random_answers(
 
         monkeypatch.setattr(servers[operation.server], "answer", answer)
         ends = Counter[str]()
-        while given < ANSWERS:
+        while given < EXAMPLES:
             with within(DEADLINE_S):
                 ends[undertake(case, operation)] += 1
             assert given, "the operation was never asked for"

@@ -1,0 +1,6 @@
+"""How many random cases a property is held against where each costs a request."""
+
+import os
+
+EXAMPLES = int(os.environ.get("BAKE_TEST_EXAMPLES") or 400)
+"""2,000 were seen for each of them: `make test EXAMPLES=2000`, before a release and after a change of what is tried."""
