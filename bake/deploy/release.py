@@ -103,7 +103,7 @@ class _Wait:
                 output = self._client.draw(self._endpoint, request, read_s=_REQUEST_S)
             except Transient as error:
                 why = error.what
-                failures = failures + 1 if "HTTP 500" in why else 0
+                failures = failures + 1 if why.startswith("HTTP 500") else 0
             except PushError as error:
                 raise self._error(f"the test request is refused: {error.what}") from error
             else:

@@ -37,7 +37,7 @@ class Script:
     controls: list[Any]
 
     def title(self) -> str:
-        raise NotImplementedError
+        raise NotImplementedError  # as in the webui: each script says its own
 
     def show(self, is_img2img: bool) -> object:
         del is_img2img

@@ -17,7 +17,6 @@ What a job of webui v1.9.3 leaves behind for the next one, and what is done abou
 - GFPGAN takes its noise from torch's own generator. Here it begins anew for each picture.
 - A noise schedule that a setting rescaled becomes the next checkpoint's own, if that file has none. Here a
   checkpoint is loaded over the schedule of its own.
-
 - Where a script fails, the webui draws on without it, with a line in its log only. Here the answer says so.
 
 The answer's `info` gets `"bakery": {"loras": […], "scripts": […], "embeddings": […], "hypernetworks": […],

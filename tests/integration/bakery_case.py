@@ -105,6 +105,13 @@ def make_bakery(folder: Path, engine: Mapping[str, str], slim_image: str) -> Bak
     )
 
 
+def remove_images(engine: Mapping[str, str], repository: str) -> None:
+    """Takes a repository's images out of the engine, whatever their tags."""
+    listed = run("docker", "images", "--quiet", repository, env=engine)
+    for image in set(listed.stdout.split()):
+        run("docker", "image", "rm", "--force", image, env=engine)
+
+
 def began(events: Events) -> list[str]:
     return [event["step"] for event in events if event["event"] == "step.began"]
 

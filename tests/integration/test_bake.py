@@ -24,6 +24,7 @@ from tests.integration.bakery_case import (
     dominant,
     draw,
     make_bakery,
+    remove_images,
 )
 from tests.integration.conftest import ROOT, run
 from tests.integration.registry_case import running_registry
@@ -36,9 +37,7 @@ def bakery(
     engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bakery]:
     yield make_bakery(tmp_path_factory.mktemp("bakery"), engine, slim_image)
-    listed = run("docker", "images", "--quiet", f"127.0.0.1:5005/{REPOSITORY}", env=engine)
-    for image in set(listed.stdout.split()):
-        run("docker", "image", "rm", "--force", image, env=engine)
+    remove_images(engine, f"127.0.0.1:5005/{REPOSITORY}")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,14 @@ from PIL import Image
 from safetensors.numpy import save
 
 from demo.webui.network import load_network
-from tests.integration.bakery_case import BAKE, REPOSITORY, Bakery, Events, make_bakery
+from tests.integration.bakery_case import (
+    BAKE,
+    REPOSITORY,
+    Bakery,
+    Events,
+    make_bakery,
+    remove_images,
+)
 from tests.integration.conftest import ROOT, run
 from tests.standins.pickles import state, torch_legacy, torch_zip
 
@@ -53,9 +60,7 @@ def bakery(
     vectors = np.random.default_rng(7).normal(size=(2, width)).astype(np.float32)
     (folder / "fog.safetensors").write_bytes(save({"emb_params": vectors}))
     yield made
-    listed = run("docker", "images", "--quiet", f"127.0.0.1:5005/{REPOSITORY}", env=engine)
-    for image in set(listed.stdout.split()):
-        run("docker", "image", "rm", "--force", image, env=engine)
+    remove_images(engine, f"127.0.0.1:5005/{REPOSITORY}")
 
 
 @pytest.fixture(scope="module")

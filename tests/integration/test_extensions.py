@@ -21,6 +21,7 @@ from tests.integration.bakery_case import (
     began,
     digest_of,
     make_bakery,
+    remove_images,
 )
 from tests.integration.conftest import run
 from tests.standins.models import safetensors
@@ -56,9 +57,7 @@ def bakery(
     engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bakery]:
     yield with_extension(tmp_path_factory.mktemp("extension"), engine, slim_image)
-    listed = run("docker", "images", "--quiet", f"127.0.0.1:5005/{REPOSITORY}", env=engine)
-    for image in set(listed.stdout.split()):
-        run("docker", "image", "rm", "--force", image, env=engine)
+    remove_images(engine, f"127.0.0.1:5005/{REPOSITORY}")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page
 
 from bake.report.page import render_comparison, render_report
 from tests.browser import DESKTOP, PHONE, assert_fits, showing
-from tests.integration.bakery_case import Bakery, Events, digest_of, make_bakery
+from tests.integration.bakery_case import Bakery, Events, digest_of, make_bakery, remove_images
 from tests.integration.conftest import run
 from tests.report_case import HOSTILE, make_hostile, make_png, make_report, make_reported
 
@@ -23,9 +23,7 @@ def bakery(
     made = make_bakery(tmp_path_factory.mktemp("report"), engine, slim_image)
     made.manifest.write_text(made.manifest.read_text().replace("/bakery-test", "/report-test"))
     yield made
-    listed = run("docker", "images", "--quiet", "127.0.0.1:5005/report-test", env=engine)
-    for image in set(listed.stdout.split()):
-        run("docker", "image", "rm", "--force", image, env=engine)
+    remove_images(engine, "127.0.0.1:5005/report-test")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.integration.bakery_case import BAKE, Bakery, make_bakery
+from tests.integration.bakery_case import BAKE, Bakery, make_bakery, remove_images
 from tests.integration.conftest import run
 
 SMALL = ("--field", "width=64", "--field", "height=64", "--field", "steps=4", "--field", "seed=7")
@@ -24,9 +24,7 @@ def bakery(
     made.manifest.write_text(made.manifest.read_text().replace("/bakery-test", "/try-test"))
     made.bake()
     yield made
-    listed = run("docker", "images", "--quiet", "127.0.0.1:5005/try-test", env=engine)
-    for image in set(listed.stdout.split()):
-        run("docker", "image", "rm", "--force", image, env=engine)
+    remove_images(engine, "127.0.0.1:5005/try-test")
 
 
 def containers(bakery: Bakery) -> str:

@@ -67,13 +67,8 @@ class RunpodApi:
         self.after_request: Callable[[], tuple[int, Any, Mapping[str, str]]] = self.draw
         self.log_lines = ["loading the model", "model loaded"]
         self._lock = threading.RLock()
-        api = self
-
-        class Handler(_Handler):
-            def answer(self) -> tuple[int, Any, Mapping[str, str]]:
-                return api._answer(self)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = type("Handler", (_Handler,), {"api": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -266,15 +261,14 @@ class RunpodApi:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def answer(self) -> tuple[int, Any, Mapping[str, str]]:
-        raise NotImplementedError
+    api: RunpodApi
 
     def body(self) -> Any:
         length = int(self.headers.get("Content-Length") or 0)
         return json.loads(self.rfile.read(length)) if length else None
 
     def _handle(self) -> None:
-        status, data, headers = self.answer()
+        status, data, headers = self.api._answer(self)
         if status == 0:
             self.close_connection = True
             self.connection.close()

@@ -6,7 +6,6 @@ import inspect
 import json
 import os
 import py_compile
-import struct
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from runtime.boot import choice, hooks, jobs, read_ahead, start, timeline
+from runtime.boot import choice, hooks, jobs, start, timeline
 from runtime.boot.choice import HARMLESS, ON_DEVICE, RECORDED, TRICKS, choose, proven_on
 from runtime.boot.context import Context
-from runtime.boot.tricks import hashes, lazy, pack, pages, stack, weights
+from runtime.boot.tricks import hashes, lazy, pack, stack
 from runtime.worker import WEIGHTS_MTIME
+from tests.unit.test_boot_weights import write_safetensors
 
 NAMES = ("pages", "gc", "ui")
 
@@ -349,194 +349,6 @@ def test_pack_of_another_python(
     monkeypatch.setattr(importlib.util, "MAGIC_NUMBER", b"\0\0\0\0")
     install_pack(script)
     assert "boot: pack is off: it was made by another Python" in capsys.readouterr().err
-
-
-def test_read_ahead_reads_what_there_is(tmp_path: Path) -> None:
-    path = tmp_path / "data"
-    path.write_bytes(bytes(3 << 20))
-    read_ahead.read_ahead([(str(path), 0, 3 << 20), (str(tmp_path / "missing"), 0, 10)])
-    assert all(read_ahead.resident_pages(str(path), 0, 3 << 20))
-
-
-def test_read_ahead_without_a_right_to_write(tmp_path: Path) -> None:
-    """As the kernel has it: mincore tells such a process that all pages are there."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become another user")
-    path = tmp_path / "weights"
-    path.write_bytes(os.urandom(4 << 20))
-    path.chmod(0o644)
-    tmp_path.chmod(0o755)
-    file = os.open(path, os.O_RDONLY)
-    os.fsync(file)
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(file)
-    if any(read_ahead.resident_pages(str(path), 0, 4 << 20)):
-        pytest.skip("this file system keeps its pages in memory")
-    if (child := os.fork()) == 0:
-        os.chdir(tmp_path)  # the folders above it are root's alone
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-        read_ahead.read_ahead([(path.name, 0, 4 << 20)])
-        os._exit(read_ahead.tells_residency(path.name))
-    assert os.waitpid(child, 0)[1] == 0
-    assert all(read_ahead.resident_pages(str(path), 0, 4 << 20))
-
-
-def test_every_chunk_is_read_where_residency_is_not_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "there"
-    path.write_bytes(bytes(3 << 20))
-    assert read_ahead._missing_chunks(str(path), 5000, 1 << 20) == []
-    monkeypatch.setattr(read_ahead, "tells_residency", lambda _: False)
-    assert read_ahead._missing_chunks(str(path), 5000, 1 << 20) == [
-        (str(path), 4096, (1 << 20) + 5000 - 4096)
-    ]
-
-
-def test_list_of_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small, new = tmp_path / "small", tmp_path / "new"
-    small.write_text("content")
-    new.write_text("content")
-    os.utime(small, (WEIGHTS_MTIME, WEIGHTS_MTIME))
-    opened = [str(small), str(new), str(tmp_path / "gone")]
-    before = WEIGHTS_MTIME + 10
-    monkeypatch.setattr(pages, "NO_INPUTS", ("/dev/",))  # pytest's own folder may be below one
-    found = pages.make_list(opened, leave_out=[], before=before)["files"]
-    assert found[str(small)] == [[0, 7]]
-    assert str(new) not in found
-    assert str(small) not in pages.make_list(opened, leave_out=[str(small)], before=before)["files"]
-    monkeypatch.setattr(pages, "NO_INPUTS", (f"{tmp_path}/",))
-    assert str(small) not in pages.make_list(opened, leave_out=[], before=before)["files"]
-    assert pages._merge({0, 1, 5}, (5 << 20) + 3) == [[0, 2 << 20], [5 << 20, 3]]
-    assert list(found) == sorted(found)
-
-
-def write_safetensors(path: Path, header: dict[str, Any], data: bytes) -> None:
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-
-
-def test_header(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    header = {
-        "__metadata__": {"a": "b"},
-        "x.late": {"dtype": "F16", "shape": [2, 2], "data_offsets": [8, 16]},
-        "y.early": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]},
-    }
-    pad = -(8 + len(json.dumps(header))) % 8
-    header["__metadata__"] = {"a": "b" + " " * pad}
-    write_safetensors(path, header, bytes(16))
-    late, early = reversed(weights.read_header(str(path)))
-    assert (early.name, early.kind, early.count, early.group) == (
-        "y.early",
-        "int64",
-        1,
-        ("y", "int64"),
-    )
-    assert (late.shape, late.count, late.begin) == ((2, 2), 4, early.begin + 8)
-
-
-def test_header_with_a_type_or_an_offset_that_boot_leaves_to_upstream(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    write_safetensors(path, {"x": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}, b"0")
-    with pytest.raises(KeyError, match="F8_E4M3"):
-        weights.read_header(str(path))
-    entry = {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}
-    name = "x" if len(json.dumps({"x": entry})) % 2 else "xx"
-    write_safetensors(path, {name: entry}, b"00")
-    with pytest.raises(ValueError, match="begins at the odd offset"):
-        weights.read_header(str(path))
-
-
-def write_checkpoint(path: Path) -> None:
-    entries = {"a.n": ("I64", 1), "a.x": ("F16", 3), "b.y": ("F16", 200), "a.z": ("F16", 300)}
-    header, at = {}, 0
-    for name, (kind, count) in entries.items():
-        end = at + count * (8 if kind == "I64" else 2)
-        header[name] = {"dtype": kind, "shape": [count], "data_offsets": [at, end]}
-        at = end
-    pad = -(8 + len(json.dumps({"__metadata__": {"a": ""}, **header}))) % 8
-    write_safetensors(path, {"__metadata__": {"a": " " * pad}, **header}, bytes(at))
-
-
-@pytest.mark.parametrize(
-    ("to_float", "kind", "begins"), [(False, "float16", 256), (True, "float32", 128)]
-)
-def test_tensors_of_a_component_lie_together_and_aligned(
-    tmp_path: Path, to_float: bool, kind: str, begins: int
-) -> None:
-    write_checkpoint(tmp_path / "a.safetensors")
-    groups = weights.make_groups(str(tmp_path / "a.safetensors"), to_float=to_float)
-    assert [[each.name for each in group.members] for group in groups] == [
-        ["a.n"],
-        ["a.x", "a.z"],
-        ["b.y"],
-    ]
-    assert [group.kind for group in groups] == ["int64", kind, kind]
-    assert groups[1].places == [(0, 3), (begins, 300)]
-    assert all(begin * group.item_bytes % 512 == 0 for group in groups for begin, _ in group.places)
-    assert [len(group.allocate()) for group in groups] == [
-        group.count * group.item_bytes for group in groups
-    ]
-    assert groups[0].allocate() is groups[0].allocate()
-
-
-class Torch:
-    """As much of torch as a copy between tensors needs."""
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-        self.copied: list[str] = []
-
-    def get_num_threads(self) -> int:
-        return 1
-
-    def _foreach_copy_(self, targets: tuple[str, ...], _sources: tuple[Any, ...]) -> None:
-        if self.error is not None:
-            raise self.error
-        self.copied += targets
-
-
-class Source:
-    def numel(self) -> int:
-        return 3
-
-    def element_size(self) -> int:
-        return 2
-
-
-def prepared_for(path: Path) -> weights.Prepared:
-    write_checkpoint(path)
-    arguments = ("--no-half", "--use-cpu", "all")
-    return weights.Prepared(str(path), Context(script="webui.py", arguments=arguments, began=0.0))
-
-
-def test_every_tensor_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "PIECE_BYTES", 12)
-    torch = Torch()
-    names = [str(number) for number in range(101)]
-    prepared_for(tmp_path / "a.safetensors")._copy(torch, [(name, Source()) for name in names])
-    assert sorted(torch.copied, key=int) == names
-
-
-@pytest.mark.parametrize("error", [IndexError("out of range"), RuntimeError("no memory")])
-def test_a_copy_that_fails_leaves_the_file_to_the_webui(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-) -> None:
-    prepared = prepared_for(tmp_path / "a.safetensors")
-    prepared.lay_out()
-    assert prepared.groups
-    torch = Torch(error)
-    monkeypatch.setattr(prepared, "_prepare", lambda _: prepared._copy(torch, [("a", Source())]))
-    prepared._run(torch)
-    assert prepared.tensors is None
-    assert prepared.groups == []
-    assert f"weights is off: {error!r}" in capsys.readouterr().err
 
 
 def baked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

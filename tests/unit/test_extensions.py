@@ -1,4 +1,4 @@
-"""Extensions from a manifest to the store: the manifest's words, git, what of a commit is taken, locks of packages."""
+"""Extensions from a manifest to the store: the manifest's words, git, what of a commit is taken."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import pytest
 
 from bake.console import Console
 from bake.errors import ManifestError, SourceError
-from bake.extensions.requirements import lacking, parse_requirements
 from bake.extensions.resolve import fetch_extension, pin_extensions
 from bake.extensions.tree import unpack_archive
 from bake.lock import ExtensionPin, Lock, find_differences
@@ -376,62 +375,6 @@ def test_hosts_that_are_not_asked(context: Context, host: str) -> None:
     with pytest.raises(SourceError) as caught:
         pin(context, url=f"https://{host}/a/tint", commit=COMMIT)
     assert caught.value.where == "extensions.tint"
-
-
-# Locks of packages
-
-
-def test_a_lock_of_packages_is_read() -> None:
-    text = f"""# by a tool
-rich[jupyter]==13.7.1 ; python_version >= "3.8" \\
-    {HASH} \\
-    {HASH}
-    # via x
-Py_CPUinfo==9.0.0 {HASH}
-"""
-    found = parse_requirements(text, where="x")
-    assert [(each.name, each.version) for each in found] == [
-        ("rich", "13.7.1"),
-        ("py-cpuinfo", "9.0.0"),
-    ]
-    assert found[0].text.count("--hash") == 2
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "rich",
-        "rich>=13",
-        "rich==13.7.1",
-        f"rich @ https://example.com/rich.whl {HASH}",
-        "-r other.txt",
-        f"--index-url https://example.com/simple\nrich==1 {HASH}",
-        f"-e . {HASH}",
-        f"rich==13 {HASH} --config-settings=x",
-        "rich==13 --hash=md5:abc",
-    ],
-)
-def test_what_is_no_lock_of_packages(line: str) -> None:
-    with pytest.raises(SourceError, match="no package at one version with its hashes") as caught:
-        parse_requirements(line, where="extensions.tint.requirements")
-    assert "uv pip compile" in (caught.value.hint or "")
-
-
-def needs(*lines: str) -> Any:
-    return parse_requirements("\n".join(f"{each} {HASH}" for each in lines), where="x")
-
-
-def test_only_what_the_base_lacks_is_installed() -> None:
-    installed = {"torch": "2.1.2+cu121", "rich": "13.7.1"}
-    needed = [("a", needs("torch==2.1.2", "mdurl==1", "attrs==2")), ("b", needs("mdurl==1"))]
-    assert [each.name for each in lacking(needed, installed)] == ["attrs", "mdurl"]
-
-
-def test_versions_that_do_not_go_together() -> None:
-    with pytest.raises(SourceError, match=r"numpy 2\.0, the webui works with 1\.26\.2"):
-        lacking([("a", needs("numpy==2.0"))], {"numpy": "1.26.2"})
-    with pytest.raises(SourceError, match=r"mdurl 2, that of a 1"):
-        lacking([("a", needs("mdurl==1")), ("b", needs("mdurl==2"))], {})
 
 
 def test_the_lock_of_packages_is_pinned_too(context: Context) -> None:

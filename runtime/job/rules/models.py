@@ -88,7 +88,7 @@ def check_embeddings(
     entries: Sequence[FileRequest], texts: Collection[str], *, baked: Collection[str], folder: str
 ) -> Iterator[FieldError]:
     """The webui takes an embedding where a prompt says its name, and knows it by that alone."""
-    said = "\n".join(texts).lower()
+    said, taken = "\n".join(texts).lower(), {name.lower() for name in baked}
     for number, each in enumerate(entries):
         where = f"embeddings[{number}].name"
         if each.name.lower() not in said:
@@ -97,7 +97,7 @@ def check_embeddings(
             )
         if each.is_baked:
             continue
-        if each.name.lower() in {name.lower() for name in baked}:
+        if each.name.lower() in taken:
             what = "is a baked embedding's; give the one from an address another name"
             yield FieldError(field=where, message=what)
         if not folder:
