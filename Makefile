@@ -1,5 +1,7 @@
 PYTHON ?= python3
-VENV := .venv
+# LATEST=1 takes any target to the newest versions of all that bake and its tests need
+LOCK := $(if $(LATEST),latest,dev)
+VENV := .venv$(if $(LATEST),-latest)
 BIN := $(VENV)/bin
 
 # tests/conftest.py says what stays in one process
@@ -12,16 +14,16 @@ SHELL_FILES := .ci/run .ci/changed requirements/pin-images requirements/trim-run
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
-.PHONY: help venv demo road bake changed summary sign signature deploy check format test test-unit test-paused webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
+.PHONY: help venv demo road bake changed summary sign signature deploy check format test test-unit coverage mutate test-paused webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-venv: $(VENV)/ready ## Make .venv from the hashed lock
+venv: $(VENV)/ready ## Make .venv from the hashed lock; LATEST=1, here and below: .venv-latest, of the newest versions
 
-$(VENV)/ready: requirements/dev.txt pyproject.toml
+$(VENV)/ready: requirements/$(LOCK).txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements/dev.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement $<
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -70,6 +72,12 @@ test: venv runtime-venvs ## Run all tests, on a real engine (COVERAGE=1 says wha
 test-unit: venv ## Run the unit tests only
 	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit
 
+coverage: venv ## Run the unit tests, and fail where they reach less of the code than before (pyproject.toml says how much)
+	$(BIN)/pytest $(SIDE_BY_SIDE) --cov --cov-report=term tests/unit
+
+mutate: venv ## Put small faults into PACKAGE (runtime/job), one by one, and count those that unit tests notice
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv run --quiet --no-project --active --with mutmut==3.8.1 python -m tests.mutate $(or $(PACKAGE),$(error name a package: make mutate PACKAGE=runtime/job)) $(MUTATE_FLAGS)
+
 test-paused: venv runtime-venvs ## Run TESTS (tests/unit) while random processes of theirs stand still for up to 20 s each
 	$(BIN)/python -m tests.paused $(or $(TESTS),tests/unit)
 
@@ -99,7 +107,7 @@ runtime-venvs: .venv-runtime/ready .venv-runtime-latest/ready .venv-swift/ready 
 bench: venv runtime-venvs ## Measure fetch, re-bake, pull and the runtime; tables on stdout, figures in build/bench
 	mkdir -p build/bench
 	demo/engine/start
-	eval "$$(demo/engine/env)" && for name in fetch rebake pull; do $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || exit; done
+	eval "$$(demo/engine/env)" && : "$${BAKE_TEST_REGISTRY:?is the place of a registry: docker run --detach --publish 127.0.0.1:5005:5000 registry:2.8.3, then make bench BAKE_TEST_REGISTRY=127.0.0.1:5005}" && for name in fetch rebake pull; do $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || exit; done
 	.venv-runtime/bin/python -m benchmarks.overhead --json build/bench/overhead.json
 
 schema: venv ## Write the JSON Schemas and the tables of the request's and operations' pages
@@ -115,6 +123,7 @@ standins: venv ## Serve the stand-ins for CivitAI and Hugging Face until interru
 
 locks: venv ## Resolve the hashed locks again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --output-file requirements/dev.txt pyproject.toml requirements/build.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --extra dev --upgrade --output-file requirements/latest.txt pyproject.toml requirements/build.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --excludes requirements/runtime-left-out.txt --output-file requirements/runtime.txt requirements/runtime.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime-latest.txt requirements/runtime-latest.in
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/swift.txt requirements/swift.in
@@ -131,4 +140,4 @@ release: venv ## Build the artefacts of a release in dist/, and check them (docs
 
 clean: ## Remove what can be made again
 	demo/engine/stop
-	rm -rf $(VENV) .venv-runtime .venv-runtime-latest .venv-swift .engine build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-latest .venv-runtime .venv-runtime-latest .venv-swift .engine build dist .mypy_cache .ruff_cache .pytest_cache

@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.report import environment, write_report
+from benchmarks.report import environment, need_programs, write_report
 from tests.standins import models
 from tests.standins.storage import Blob, Storage, no_fault, random_cuts
 
@@ -231,6 +231,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    need_programs(aria2c="aria2", curl="curl", sha256sum="coreutils")
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         model = folder / "served"

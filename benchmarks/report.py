@@ -5,9 +5,22 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+
+def need_programs(**packages: str) -> None:
+    """Ends the benchmark before it has done anything where a program is missing.
+
+    Args:
+        packages: Debian's package of each program, by the program's name.
+    """
+    missing = {name: package for name, package in packages.items() if not shutil.which(name)}
+    if missing:
+        names, wanted = ", ".join(sorted(missing)), " ".join(sorted(set(missing.values())))
+        raise SystemExit(f"{names}: not installed; on Debian: apt-get install {wanted}")
 
 
 def environment(**details: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import io
 import json
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from PIL import Image
 
 from tests.integration.conftest import ROOT, RUN, run
 
-BAKE = ROOT / ".venv" / "bin" / "bake"
+BAKE = Path(sys.executable).with_name("bake")
+"""Of the environment that runs the tests."""
 REPOSITORY = f"bakery-test-{RUN}"
 Events = list[dict[str, Any]]
 

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,12 @@ def run(
     return subprocess.run(
         arguments, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
     )
+
+
+def need_program(name: str) -> None:
+    """Skips a test of a program that is not installed: the summary says what was not looked at."""
+    if not shutil.which(name):
+        pytest.skip(f"{name} is not installed: nothing is held against it")
 
 
 def engine_environment() -> dict[str, str]:

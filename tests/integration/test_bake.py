@@ -26,7 +26,7 @@ from tests.integration.bakery_case import (
     make_bakery,
     remove_images,
 )
-from tests.integration.conftest import ROOT, run
+from tests.integration.conftest import ROOT, need_program, run
 from tests.integration.registry_case import running_registry
 
 STEPS = ["base", "warmup", "environment", "runtime", "assemble", "load", "verify"]
@@ -157,12 +157,12 @@ def test_the_image_is_written_as_a_layout(baked: Events, bakery: Bakery, tmp_pat
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.split() == [target, digest_of(baked)]
     assert read_from_layout(tmp_path / "layout").identity == digest_of(baked)
-    if shutil.which("skopeo"):
-        inspected = run("skopeo", "inspect", target)
-        assert inspected.returncode == 0, inspected.stderr
-        shown = json.loads(inspected.stdout)
-        assert shown["Digest"] == digest_of(baked)
-        assert shown["Labels"]["bakery.sdk"].startswith("runpod ")
+    need_program("skopeo")
+    inspected = run("skopeo", "inspect", target)
+    assert inspected.returncode == 0, inspected.stderr
+    shown = json.loads(inspected.stdout)
+    assert shown["Digest"] == digest_of(baked)
+    assert shown["Labels"]["bakery.sdk"].startswith("runpod ")
 
 
 def test_a_base_in_the_registry_is_mounted(

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import random
-import shutil
 import struct
 import subprocess
 import tarfile
@@ -48,7 +47,8 @@ from bake.plan.step import pinned_weights
 from benchmarks.images import can_start_engines, private_engine
 from runtime.retry import Retry
 from runtime.worker import WORKER_FILE, Webui, Weights, Worker
-from tests.integration.conftest import ROOT, RUN, run
+from tests.integration.bakery_case import BAKE
+from tests.integration.conftest import ROOT, RUN, need_program, run
 from tests.unit.test_verify import make_lock
 
 CONSOLE = Console(quiet=True)
@@ -333,7 +333,7 @@ def test_the_commands_push_verify_and_inspect_a_build_folder(
     reference = f"{registry}/img-test/{NAME}-commands:1"
 
     def bake(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return run(ROOT / ".venv" / "bin" / "bake", *arguments, env=running.environment)
+        return run(BAKE, *arguments, env=running.environment)
 
     nowhere = bake("push", folder)
     assert nowhere.returncode == 2
@@ -403,7 +403,7 @@ def test_a_push_of_a_manifest_is_known_to_the_next_plan(
 
     def push(*arguments: str) -> dict[str, str] | None:
         command = ("push", str(manifest), *arguments, "--build-dir", str(folder.parent))
-        pushed = run(ROOT / ".venv" / "bin" / "bake", *command, env=running.environment)
+        pushed = run(BAKE, *command, env=running.environment)
         assert pushed.returncode == 0, pushed.stderr
         record = BuildFolder(folder).record("push")
         return record.document if record else None
@@ -483,26 +483,49 @@ def test_a_layer_that_changed_on_disk_is_not_loaded(running: Running, tmp_path: 
     assert running.engine.image_id(f"{NAME}:changed") is None
 
 
-def test_skopeo_agrees(
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """An image in a registry and as a layout, for what others make of it."""
+
+    image: Image
+    registry: str
+    reference: str
+    layout: Path
+
+    @property
+    def sources(self) -> tuple[str, str]:
+        """As skopeo and podman name them."""
+        return f"oci:{self.layout}:1", f"docker://{self.reference}"
+
+
+@pytest.fixture
+def published(
     engine: dict[str, str], registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where it is installed, as in CI; else the layout is read back by our own reader."""
-    options = RegistryOptions(retry=Retry(attempts=2))
+) -> Published:
     for name, value in engine.items():
         monkeypatch.setenv(name, value)
     with Engine(CONSOLE) as entered:
         tree = tmp_path / "base.tar"
         write_base_tree(tree)
-        entered.client.api.import_image_from_file(str(tree), repository=f"{NAME}-skopeo", tag="1")
-        base = read_from_engine(entered, f"{NAME}-skopeo:1")
+        entered.client.api.import_image_from_file(str(tree), repository=f"{NAME}-others", tag="1")
+        base = read_from_engine(entered, f"{NAME}-others:1")
         image = make_image(base, tmp_path / "1")
         write_layout(image, tmp_path / "layout", tag="1")
-        reference = f"{registry}/img-test/{NAME}-skopeo:1"
-        push_image(image, reference, console=CONSOLE, options=options)
-        entered.client.images.remove(f"{NAME}-skopeo:1", force=True)
-    if not shutil.which("skopeo"):
-        return
-    for source in (f"oci:{tmp_path}/layout:1", f"docker://{reference}"):
+        reference = f"{registry}/img-test/{NAME}-others:1"
+        push_image(
+            image, reference, console=CONSOLE, options=RegistryOptions(retry=Retry(attempts=2))
+        )
+        entered.client.images.remove(f"{NAME}-others:1", force=True)
+    return Published(
+        image=image, registry=registry, reference=reference, layout=tmp_path / "layout"
+    )
+
+
+def test_skopeo_agrees(published: Published) -> None:
+    """It reads the image from both places, and copies it as it is."""
+    need_program("skopeo")
+    image, reference = published.image, published.reference
+    for source in published.sources:
         inspected = run("skopeo", "inspect", "--tls-verify=false", source)
         assert inspected.returncode == 0, inspected.stderr
         shown = json.loads(inspected.stdout)
@@ -514,5 +537,26 @@ def test_skopeo_agrees(
             "--dest-tls-verify=false", source, f"docker://{reference}-copy",
         )  # fmt: skip
         assert copied.returncode == 0, copied.stderr
-        with RegistryClient(registry, options=options, credentials=Credentials()) as client:
+        with RegistryClient(published.registry, credentials=Credentials()) as client:
             assert client.manifest_digest(parse_reference(f"{reference}-copy")) == image.digest
+
+
+def test_podman_pulls_it_and_has_the_same_files(published: Published, tmp_path: Path) -> None:
+    """Into a store of the test's own; a container is not started, which needs more than a test may count on."""
+    need_program("podman")
+    podman = [
+        "podman", "--root", f"{tmp_path}/store", "--runroot", f"{tmp_path}/run",
+        "--storage-driver", "vfs", "--events-backend", "none",
+    ]  # fmt: skip
+    for source in published.sources:
+        pulled = run(*podman, "pull", "--quiet", "--tls-verify=false", source)
+        assert pulled.returncode == 0, pulled.stderr
+        identity = pulled.stdout.strip()
+        assert f"sha256:{identity}" == published.image.config_digest
+        shown = json.loads(run(*podman, "image", "inspect", identity).stdout)[0]
+        assert shown["RootFS"]["Layers"] == [each.diff_id for each in published.image.layers]
+        assert shown["Config"]["Env"] == ["A=b"]
+        mounted = run(*podman, "image", "mount", identity).stdout.strip()
+        assert (Path(mounted) / PATH.lstrip("/")).read_bytes() == CONTENT
+        gone = run(*podman, "image", "rm", "--force", identity)
+        assert gone.returncode == 0, gone.stderr

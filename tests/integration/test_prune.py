@@ -17,7 +17,8 @@ from bake.image.engine.docker import Engine
 from bake.image.oci.model import LAYERS_LABEL
 from bake.image.prune import Stale, find_used, list_images, plan_prune, remove_stale
 from bake.plan.state import BuildFolder
-from tests.integration.conftest import ROOT, RUN, run
+from tests.integration.bakery_case import BAKE
+from tests.integration.conftest import RUN, run
 
 NAME = f"img-prune-{RUN}"
 BASES = f"{NAME}/base"
@@ -104,7 +105,7 @@ def test_a_dry_run_says_what_would_go_and_removes_nothing(
     tag = f"{WORKERS}:{image_id[7:19]}"
     entered.client.images.get(image_id).tag(WORKERS, image_id[7:19])
     ended = run(
-        ROOT / ".venv" / "bin" / "bake", "prune", "--dry-run", "--build-dir", tmp_path,
+        BAKE, "prune", "--dry-run", "--build-dir", tmp_path,
         env={**engine, "BAKE_STORE": str(tmp_path / "store")},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

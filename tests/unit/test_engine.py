@@ -1,15 +1,21 @@
 """What the engine's gateway decides without an engine."""
 
+import json
 import os
+import re
 import signal
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
 from types import FrameType
 
 import pytest
 
 from bake.console import Console
-from bake.errors import MachineError
-from bake.image.engine.buildx import build_secrets, buildx_version, docker_environment
+from bake.errors import BuildError, MachineError
+from bake.image.engine.buildx import build_image, build_secrets, buildx_version, docker_environment
 from bake.image.engine.docker import Engine
 
 
@@ -69,6 +75,76 @@ def test_a_docker_without_buildx_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="docker buildx is not installed") as caught:
         buildx_version({"PATH": str(tmp_path)})
     assert "docker-buildx-plugin" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["docker.io/library/python:3.10.14-slim", "127.0.0.1:5005/a/b:1"])
+def test_a_base_that_cannot_be_pulled_may_be_another(name: str, tmp_path: Path) -> None:
+    """In the words of Engine 26.1's BuildKit."""
+    said = f"ERROR: failed to solve: x: failed to resolve source metadata for {name}: pull access denied"
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f"#!/bin/sh\n[ $2 = version ] && echo buildx 1 && exit\necho '{said}'\nexit 1\n"
+    )
+    docker.chmod(0o755)
+    with pytest.raises(BuildError, match="the base failed to build") as caught:
+        build_image(
+            ["."], environment={"PATH": f"{tmp_path}:/bin"}, log=tmp_path / "log",
+            console=Console(quiet=True), what="the base",
+        )  # fmt: skip
+    hint = caught.value.hint or ""
+    assert hint.startswith(
+        f"{name} cannot be pulled: check the network and `docker login`, or name"
+    )
+    assert "--build-arg PYTHON_IMAGE=NAME" in hint
+    assert hint.endswith(f"the whole output is in {tmp_path}/log")
+
+
+class Engine29(BaseHTTPRequestHandler):
+    """What Engine 29 answers: no API older than 1.44, and no field of an image's config that is not set."""
+
+    def do_GET(self) -> None:
+        version = re.match(r"/v1\.(\d+)/", self.path)
+        if version and not 44 <= int(version[1]) <= 52:
+            old = f"client version 1.{version[1]} is too old. Minimum supported API version is 1.44"
+            self.answer(400, {"message": f"{old}, please upgrade your client to a newer version"})
+        elif self.path.endswith("/version"):
+            self.answer(200, {"Version": "29.1.0", "ApiVersion": "1.52", "MinAPIVersion": "1.44"})
+        elif self.path == "/v1.52/images/base/json":
+            self.answer(200, {"Id": "sha256:1", "RepoTags": ["base:latest"], "Config": {}})
+        else:
+            self.answer(404, {"message": "No such image: other:latest"})
+
+    def answer(self, status: int, document: object) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "a unix socket"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the parent's name
+        pass
+
+
+@pytest.fixture
+def engine_29(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingUnixStreamServer(str(tmp_path / "socket"), Engine29) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/socket")
+        yield
+        server.shutdown()
+
+
+def test_an_engine_that_knows_no_old_api_is_asked_in_its_own(engine_29: None) -> None:
+    with Engine(Console(quiet=True)) as engine:
+        assert engine.client.api.api_version == "1.52"
+        assert engine.image_id("base") == "sha256:1"
+        assert engine.labels("base") == {}
+        assert engine.image_id("other") is None
 
 
 class InterruptedEngine:

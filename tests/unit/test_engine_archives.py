@@ -220,6 +220,7 @@ def test_only_the_new_layer_is_sent() -> None:
     ("answer", "loaded", "kind", "message"),
     [
         ([{"error": "write /x: no space left on device"}], "", MachineError, "disk is full"),
+        ([{"errorDetail": {"message": "write /x: no space left on device"}}], "", MachineError, "disk is full"),
         ([{"stream": "…"}, {"error": "bad tar"}], "", BuildError, "did not take the image: bad tar"),
         ([], "sha256:another", BuildError, "made another image of it"),
     ],

@@ -22,7 +22,8 @@ from tests.unit.test_assemble import make_base
 _PATIENCE_S = 120.0
 """Only bounds a failure."""
 DONE = b'{"stream": "Loaded image: name:1"}\n'
-FULL = b'{"stream": "x"}\n{"errorDetail": {"message": "m"}, "error": "write /x: no space left on device"}\n'
+_SAID = b'"write /x: no space left on device"'
+FULL = b'{"stream": "x"}\n{"errorDetail": {"message": %b}, "error": %b}\n' % (_SAID, _SAID)
 
 
 class Handler(BaseHTTPRequestHandler):

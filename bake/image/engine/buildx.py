@@ -54,8 +54,19 @@ def build_image(
     except CommandError as error:
         raise BuildError(
             f"{what} failed to build:\n    " + "\n    ".join(error.last_lines),
-            hint=f"the whole output is in {log}",
+            hint=f"{_missing_image(error.last_lines)}the whole output is in {log}",
         ) from error
+
+
+def _missing_image(lines: Sequence[str]) -> str:
+    """What to do about an image that BuildKit could not get, in whose words that is."""
+    found = re.search(r"failed to resolve source metadata for (\S+): ", "\n".join(lines))
+    if not found:
+        return ""
+    return (
+        f"{found[1]} cannot be pulled: check the network and `docker login`, or name an image that this engine has, "
+        "in place of it: --build-arg PYTHON_IMAGE=NAME (or the Dockerfile's own name for it), or BAKE_BUILD_ARGS; "
+    )
 
 
 def docker_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -187,11 +187,16 @@ def _image_id(engine: EngineLike, name: str) -> str | None:
 
 def _check(event: Any) -> None:
     """Raises for an event of the engine's progress that is an error, as for a full disk, or is no event of it."""
-    # `message`: an error that came in chunks, which the SDK hands out as if it were progress.
-    found = isinstance(event, dict) and (event.get("error") or event.get("message"))
-    if not found:
+    # `message`: an error that came in chunks, which the SDK hands out as if it were progress. `error` is what
+    # engines said beside `errorDetail` and will leave out (API 1.48's changelog).
+    if not isinstance(event, dict):
         return
-    text = str(found)
+    detail = event.get("errorDetail")
+    text = detail.get("message") if isinstance(detail, dict) else None
+    text = text or event.get("error") or event.get("message")
+    if not text:
+        return
+    text = str(text)
     if "no space left" in text:
         raise MachineError(
             "the engine's disk is full",
