@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -11,8 +12,9 @@ import random
 import struct
 import subprocess
 import tarfile
+import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -541,22 +543,35 @@ def test_skopeo_agrees(published: Published) -> None:
             assert client.manifest_digest(parse_reference(f"{reference}-copy")) == image.digest
 
 
-def test_podman_pulls_it_and_has_the_same_files(published: Published, tmp_path: Path) -> None:
-    """Into a store of the test's own; a container is not started, which needs more than a test may count on."""
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def podman(published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """The command, with a store of the test's own: a container needs more than a test may count on."""
     need_program("podman")
-    podman = [
-        "podman", "--root", f"{tmp_path}/store", "--runroot", f"{tmp_path}/run",
-        "--storage-driver", "vfs", "--events-backend", "none",
-    ]  # fmt: skip
+    if os.geteuid():
+        pytest.skip("podman shows an image's files to root only")
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)  # it fails where that folder has no file
+    # it takes no longer name for it than 50 characters
+    with tempfile.TemporaryDirectory(prefix="podman-") as runroot:
+        yield functools.partial(
+            run, "podman", "--root", f"{tmp_path}/store", "--runroot", runroot,
+            "--storage-driver", "vfs", "--events-backend", "none",
+        )  # fmt: skip
+
+
+def test_podman_pulls_it_and_has_the_same_files(published: Published, podman: Run) -> None:
+    image = published.image
     for source in published.sources:
-        pulled = run(*podman, "pull", "--quiet", "--tls-verify=false", source)
+        pulled = podman("pull", "--quiet", "--tls-verify=false", source)
         assert pulled.returncode == 0, pulled.stderr
         identity = pulled.stdout.strip()
-        assert f"sha256:{identity}" == published.image.config_digest
-        shown = json.loads(run(*podman, "image", "inspect", identity).stdout)[0]
-        assert shown["RootFS"]["Layers"] == [each.diff_id for each in published.image.layers]
+        assert f"sha256:{identity}" == image.config_digest
+        shown = json.loads(podman("image", "inspect", identity).stdout)[0]
+        assert shown["RootFS"]["Layers"] == [each.diff_id for each in image.layers]
         assert shown["Config"]["Env"] == ["A=b"]
-        mounted = run(*podman, "image", "mount", identity).stdout.strip()
+        mounted = podman("image", "mount", identity).stdout.strip()
         assert (Path(mounted) / PATH.lstrip("/")).read_bytes() == CONTENT
-        gone = run(*podman, "image", "rm", "--force", identity)
+        gone = podman("image", "rm", "--force", identity)
         assert gone.returncode == 0, gone.stderr
