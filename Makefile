@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE := --numprocesses=2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-SHELL_FILES := .ci/run .ci/changed requirements/pin-images requirements/trim-runtime demo/run demo/draw demo/road demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
+SHELL_FILES := .ci/run .ci/changed requirements/pin-images requirements/trim-runtime benchmarks/gpu/run benchmarks/gpu/pack demo/run demo/draw demo/road demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
 
 # the webui's environment is for one platform only, that of its base image
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
@@ -109,6 +109,9 @@ bench: venv runtime-venvs ## Measure fetch, re-bake, pull and the runtime; table
 	demo/engine/start
 	eval "$$(demo/engine/env)" && : "$${BAKE_TEST_REGISTRY:?is the place of a registry: docker run --detach --publish 127.0.0.1:5005:5000 registry:2.8.3, then make bench BAKE_TEST_REGISTRY=127.0.0.1:5005}" && for name in fetch rebake pull; do $(BIN)/python -m benchmarks.$$name --json build/bench/$$name.json || exit; done
 	.venv-runtime/bin/python -m benchmarks.overhead --json build/bench/overhead.json
+
+gpu-check: venv ## On a machine with an NVIDIA card: plain start against each trick (IMAGE=worker image, or WEBUI=FOLDER PYTHON=its interpreter HF_HOME=FOLDER)
+	$(if $(IMAGE),$(BIN)/bake gpu-check $(IMAGE) $(CHECK_FLAGS),$(BIN)/python -m benchmarks.gpu.check --webui $(or $(WEBUI),$(error name a worker image, or the folder of webui.py: make gpu-check IMAGE=NAME)) --python $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(WEBUI)/venv/bin/python) $(if $(HF_HOME),--hf-home $(HF_HOME)) --make sd15 --json gpu-check.json $(CHECK_FLAGS))
 
 schema: venv ## Write the JSON Schemas and the tables of the request's and operations' pages
 	$(BIN)/bake schema > docs/manifest.schema.json

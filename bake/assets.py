@@ -25,6 +25,19 @@ LOCKS = _resources() / "requirements"
 """The locks, and what the base's build runs; this folder is the build context of Dockerfile.base."""
 SLIM = LOCKS / "slim.py"
 """Reads and changes fat binaries; the base's build runs it, and so do we."""
+_CARD_CHECK = (
+    "benchmarks/cold_start.py",
+    "benchmarks/cold_start_client.py",
+    "benchmarks/report.py",
+    "benchmarks/gpu/attention.py",
+    "benchmarks/gpu/check.py",
+    "benchmarks/gpu/record.py",
+)
 RUNTIME_LOCK = LOCKS / "runtime.txt"
 RUNTIME_TRIM = LOCKS / "trim-runtime"
 """Takes out of the installed lock what no worker opens."""
+
+
+def card_check_files() -> dict[str, Path]:
+    """What `bake gpu-check` runs in a container, besides the runtime that is in it: names below its folder, and files."""
+    return {name: _resources() / name for name in _CARD_CHECK}

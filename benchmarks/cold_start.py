@@ -29,22 +29,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from benchmarks.cold_start_client import used_memory  # noqa: E402
 from benchmarks.report import environment, write_report  # noqa: E402
-from runtime.worker import WEIGHTS_MTIME, Webui, Weights, Worker  # noqa: E402
+from runtime.worker import WEIGHTS_MTIME, Device, Webui, Weights, Worker  # noqa: E402
 
 OFFICIAL_FLAGS = [
     "--no-half-vae",
     "--skip-python-version-check",
     "--skip-torch-cuda-test",
     "--skip-install",
-    "--opt-sdp-attention",
     "--disable-safe-unpickle",
     "--api",
     "--nowebui",
@@ -52,6 +52,8 @@ OFFICIAL_FLAGS = [
     "--no-hashing",
     "--no-download-sd-model",
 ]
+ATTENTION = {"sdp": ["--opt-sdp-attention"], "xformers": ["--xformers"], "none": []}
+"""The official worker's flag, our manifests', and neither."""
 CPU_FLAGS = ["--use-cpu", "all", "--no-half", "--precision", "full"]
 
 
@@ -69,6 +71,18 @@ class Run:
     """What the webui's process had the disk read."""
     picture: str
     """SHA-256 of the picture's image data."""
+    phases: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """What boot reported, and what was seen from outside: when it began and ended, s from the first process on."""
+    attention: str = ""
+    """What the webui says that it applied; `none` for its own plain way."""
+    torch_bytes: dict[str, int] = field(default_factory=dict)
+    """Of the card, by torch's allocator: `allocated` and `reserved` now, and their peaks."""
+    smi_bytes: int | None = None
+    """By how much the card's used memory grew since before the start, by nvidia-smi."""
+
+
+class StartError(SystemExit):
+    """A start that drew nothing; its text ends with the webui's last lines."""
 
 
 def main() -> int:
@@ -98,11 +112,20 @@ def main() -> int:
 
 
 def read_arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("checkpoints", type=Path, nargs="+")
+    return parser.parse_args()
+
+
+def make_parser(text: str | None, *, has_worker: bool = False) -> argparse.ArgumentParser:
+    """The options of all that measures starts; `has_worker`: a worker file may say what to start."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--webui", type=Path, required=True)
-    parser.add_argument("--python", type=Path, required=True, help="the webui's interpreter")
+    parser.add_argument("--webui", type=Path, required=not has_worker, help="the webui's folder")
+    parser.add_argument(
+        "--python", type=Path, required=not has_worker, help="the webui's interpreter"
+    )
     parser.add_argument("--handler-python", default=sys.executable)
     parser.add_argument("--hf-home", help="HF_HOME with the CLIP tokenizer")
     parser.add_argument("--rounds", type=int, default=5)
@@ -110,6 +133,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--size", type=int, default=64, help="side of the picture, in pixels")
     parser.add_argument("--port", type=int, default=3977)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--attention", choices=tuple(ATTENTION), default="sdp")
+    parser.add_argument("--start-timeout", type=float, default=900.0, help="of one start, s")
     parser.add_argument("--cache", default="cold,warm")
     parser.add_argument(
         "--read-ahead-kib", type=int, help="set the disk's for this run (as root), e.g. 128"
@@ -118,45 +144,69 @@ def read_arguments() -> argparse.Namespace:
         "--variants", default="official,all", help="official, or BAKERY_BOOT values (/ for ,)"
     )
     parser.add_argument("--json", type=Path)
-    parser.add_argument("checkpoints", type=Path, nargs="+")
-    return parser.parse_args()
+    return parser
 
 
 class Bench:
-    """All runs with one checkpoint."""
+    """All runs with one checkpoint.
 
-    def __init__(self, options: argparse.Namespace, checkpoint: Path, folder: Path) -> None:
+    Args:
+        options: As `make_parser` reads them.
+        checkpoint: A safetensors file.
+        folder: A new one, for what belongs to these runs.
+        worker: An image's own; left out, it is made from the options.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        checkpoint: Path,
+        folder: Path,
+        worker: Worker | None = None,
+    ) -> None:
         self.options = options
         self.checkpoint = checkpoint.resolve()
         self.folder = folder
-        self.webui = options.webui.resolve()
+        self.harvest = folder / "harvest"
         folder.mkdir(parents=True)
+        self.device: Device = options.device
+        self.worker = worker or self._make_worker()
+        (folder / "worker.json").write_text(self.worker.to_json())
 
-    def run(self) -> list[Run]:
-        self._write_worker()
+    def run(self) -> Iterator[Run]:
+        """Records a harvest, then gives each run as soon as it is measured."""
         print(f"{self.checkpoint.stem}: recording a harvest", file=sys.stderr)
-        self._start("all", record=True)
+        self.start("all", record=True)
+        for cache, variant in self.turns():
+            yield self.measure(cache, variant)
+
+    def turns(self) -> Iterator[tuple[str, str]]:
+        """Page cache and variant of each run, in another order in every round: what comes first meets a machine
+        in another state."""
         variants = self.options.variants.split(",")
-        runs = []
         for number in range(self.options.rounds):
             for cache in self.options.cache.split(","):
-                # Another order in every round: what comes first meets a machine in another state.
-                turn = variants[number % len(variants) :] + variants[: number % len(variants)]
-                for variant in turn:
-                    drop_page_cache(self._files()) if cache == "cold" else self._warm()
-                    answer = self._start(variant.replace("/", ","))
-                    runs.append(
-                        Run(checkpoint=self.checkpoint.stem, variant=variant, cache=cache, **answer)
-                    )
-                    print(
-                        f"{self.checkpoint.stem} {cache} {variant}: "
-                        f"{runs[-1].first_picture_s:.2f} s, cpu {runs[-1].webui_cpu_s:.1f} s, "
-                        f"read {runs[-1].read_bytes / 1e6:.0f} MB",
-                        file=sys.stderr,
-                    )
-        return runs
+                first = number % len(variants)
+                for variant in variants[first:] + variants[:first]:
+                    yield cache, variant
 
-    def _write_worker(self) -> None:
+    def measure(self, cache: str, variant: str) -> Run:
+        """One run, said in one line.
+
+        Raises:
+            StartError: it drew nothing.
+        """
+        drop_page_cache(self._files()) if cache == "cold" else self._warm()
+        answer = self.start(variant.replace("/", ","))
+        run = Run(checkpoint=self.checkpoint.stem, variant=variant, cache=cache, **answer)
+        print(
+            f"{run.checkpoint} {cache} {variant}: {run.first_picture_s:.2f} s, "
+            f"cpu {run.webui_cpu_s:.1f} s, read {run.read_bytes / 1e6:.0f} MB",
+            file=sys.stderr,
+        )
+        return run
+
+    def _make_worker(self) -> Worker:
         os.utime(self.checkpoint, (WEIGHTS_MTIME, WEIGHTS_MTIME))
         with self.checkpoint.open("rb") as file:
             digest = hashlib.sha256()
@@ -169,59 +219,81 @@ class Bench:
             sha256=digest.hexdigest(),
             size_bytes=self.checkpoint.stat().st_size,
         )
+        flags = [*OFFICIAL_FLAGS, *ATTENTION[self.options.attention]]
         webui = Webui(
             name="stable-diffusion-webui",
             version="1.9.3",
             revision="",
-            directory=str(self.webui),
+            directory=str(self.options.webui.resolve()),
             python=str(self.options.python.absolute()),
-            script=str(self.webui / "webui.py"),
-            args=(*OFFICIAL_FLAGS, "--port", str(self.options.port)),
+            script=str(self.options.webui.resolve() / "webui.py"),
+            args=(*flags, "--port", str(self.options.port)),
             args_cpu=CPU_FLAGS,
             port=self.options.port,
         )
-        self.worker = Worker(name="benchmark", family="sd15", webui=webui, weights=(weights,))
-        (self.folder / "worker.json").write_text(self.worker.to_json())
+        return Worker(name="benchmark", family="sd15", webui=webui, weights=(weights,))
 
-    def _start(self, variant: str, *, record: bool = False) -> dict[str, Any]:
-        """One start by a process of its own, as the worker is one; returns what it says."""
+    def start(
+        self, variant: str, *, record: bool = False, script: Path | None = None
+    ) -> dict[str, Any]:
+        """One start by a process of its own, as the worker is one; returns what it says.
+
+        Args:
+            variant: `official`, or a value of `BAKERY_BOOT`.
+            record: Write the harvest that later starts use.
+            script: Started in place of the webui's own, which it finds in `WEBUI_SCRIPT` (`benchmarks.gpu.attention`).
+
+        Raises:
+            StartError: it drew nothing.
+        """
         official = variant == "official"
         environment = {
             **os.environ,
             "BAKERY_BOOT": "plain" if official else variant,
-            "BAKERY_HARVEST": str(self.folder / "harvest"),
+            "BAKERY_DEVICE": self.device,
+            "BAKERY_HARVEST": str(self.harvest),
             "BAKERY_WORKER_FILE": str(self.folder / "worker.json"),
             "BAKERY_TIMELINE": str(self.folder / "timeline.jsonl"),
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
+            ),
         }
         if self.options.hf_home:
             environment.update(HF_HOME=str(Path(self.options.hf_home).resolve()))
             environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         if record:
-            environment["BAKERY_RECORD"] = str(self.folder / "harvest")
+            environment["BAKERY_RECORD"] = str(self.harvest)
+        command = self.worker.command(self.device, boot=not official)
+        if script is not None:
+            environment["WEBUI_SCRIPT"] = self.worker.webui.script
+            environment["PROBE_FILE"] = str(self.folder / "probe.json")
+            command[command.index(self.worker.webui.script)] = str(script)
         client = {
             "official": official,
-            "command": self.worker.command("cpu", boot=not official),
-            "cwd": str(self.webui),
-            "port": self.options.port,
+            "command": command,
+            "cwd": self.worker.webui.directory,
+            "port": self.worker.webui.port,
             "payload": payload(self.options.steps, self.options.size),
             "record": record,
             "log": str(self.folder / "webui.log"),
+            "start_timeout_s": self.options.start_timeout,
+            "used_bytes": used_memory(),
         }
-        command = [self.options.handler_python, "-m", "benchmarks.cold_start_client"]
+        handler = [self.options.handler_python, "-m", "benchmarks.cold_start_client"]
         client["began"] = time.monotonic()
         done = subprocess.run(
-            [*command, json.dumps(client)], env=environment, stdout=subprocess.PIPE, check=False
+            [*handler, json.dumps(client)], env=environment, stdout=subprocess.PIPE, check=False
         )
         if done.returncode:
             log = (self.folder / "webui.log").read_text(errors="replace")
-            raise SystemExit(f"{variant} did not draw; the webui's last lines:\n{log[-3000:]}")
+            raise StartError(f"{variant} did not draw; the webui's last lines:\n{log[-3000:]}")
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer
 
     def _files(self) -> Iterator[Path]:
         yield self.checkpoint
-        for root in (self.webui, self.options.python.absolute().parents[1]):
+        webui = self.worker.webui
+        for root in (Path(webui.directory), Path(webui.python).parents[1]):
             yield from (path for path in root.rglob("*") if path.is_file())
 
     def _warm(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -18,10 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runtime.webui.client import WebuiClient
+from runtime.webui.client import WebuiClient, WebuiError
 from runtime.webui.process import WebuiProcess
-
-START_TIMEOUT_S = 900.0
 
 
 def main() -> int:
@@ -30,14 +29,19 @@ def main() -> int:
     pid, image, stop = start(client)
     ended = time.monotonic()
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    read = Path(f"/proc/{pid}/io").read_text().split("read_bytes: ")[1].split()[0]
+    read = "0"
+    with contextlib.suppress(OSError):  # not every sandbox has it
+        read = Path(f"/proc/{pid}/io").read_text().split("read_bytes: ")[1].split()[0]
     cpu_s = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
-    stop()
+    pairs = zip(client["used_bytes"], used_memory(), strict=False)
+    seen = stop()
     answer = {
         "first_picture_s": round(ended - client["began"], 3),
         "webui_cpu_s": round(cpu_s, 2),
         "read_bytes": int(read),
         "picture": hashlib.sha256(image_data(base64.b64decode(image))).hexdigest(),
+        "smi_bytes": max((after - before for before, after in pairs), default=None),
+        **seen,
     }
     print(json.dumps(answer), flush=True)
     return 0
@@ -59,9 +63,10 @@ def start_official(client: dict[str, Any]) -> tuple[int, str, Any]:
         os.killpg(webui.pid, signal.SIGKILL)
         raise
 
-    def stop() -> None:
+    def stop() -> dict[str, Any]:
         os.killpg(webui.pid, signal.SIGKILL)
         webui.wait()
+        return {}
 
     return webui.pid, image, stop
 
@@ -85,6 +90,7 @@ def draw_as_official(client: dict[str, Any], webui: subprocess.Popen[bytes]) -> 
 
 
 def start_ours(client: dict[str, Any]) -> tuple[int, str, Any]:
+    began = client["began"]
     webui = WebuiProcess(
         client["command"],
         cwd=client["cwd"],
@@ -95,16 +101,62 @@ def start_ours(client: dict[str, Any]) -> tuple[int, str, Any]:
     webui.start()
     try:
         import_sdk()
-        webui.wait_until_loaded(START_TIMEOUT_S)
+        webui.wait_until_loaded(client["start_timeout_s"])
+        loaded = time.monotonic()
         answer = WebuiClient(client["port"]).draw(client["payload"], timeout_s=600)
+        drawn = time.monotonic()
     except BaseException:
         webui.stop(0.0)
         raise
-    return (
-        child_of(os.getpid()),
-        answer["images"][0],
-        lambda: webui.stop(60.0 if client["record"] else 0.0),
-    )
+
+    def stop() -> dict[str, Any]:
+        phases = {each["name"]: (each["began"], each["ended"]) for each in webui.timeline()}
+        phases.update({"until loaded": (began, loaded), "first picture": (loaded, drawn)})
+        seen = {
+            "phases": {
+                name: [round(at - began, 3) for at in each] for name, each in phases.items()
+            },
+            "attention": attention_of(webui.last_lines(200)),
+            "torch_bytes": torch_memory(webui.client),
+        }
+        webui.stop(60.0 if client["record"] else 0.0)
+        return seen
+
+    return child_of(os.getpid()), answer["images"][0], stop
+
+
+def attention_of(lines: list[str]) -> str:
+    """The webui's last word on what it applied to attention; empty where it said none."""
+    said = ""
+    for line in lines:
+        if found := re.search(r"Applying attention optimization: (.+?)\.\.\.", line):
+            said = found[1]
+        elif "Disabling attention optimization" in line:
+            said = "none"
+    return said
+
+
+def torch_memory(webui: WebuiClient) -> dict[str, int]:
+    """Bytes of the card by torch's allocator; empty on a CPU."""
+    try:
+        cuda = webui.get("memory").get("cuda", {})
+    except WebuiError:  # a webui without this
+        return {}
+    return {
+        name if when == "current" else f"{name}_{when}": int(cuda[name][when])
+        for name in ("allocated", "reserved")
+        for when in ("current", "peak")
+        if name in cuda
+    }
+
+
+def used_memory() -> list[int]:
+    """Bytes that are used on each card, whoever uses them; empty where there is no nvidia-smi."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        return [int(line) << 20 for line in done.stdout.splitlines()]
+    return []
 
 
 def child_of(parent: int) -> int:

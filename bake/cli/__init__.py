@@ -22,6 +22,7 @@ COMMANDS = {
     "deploy": "Make or change the RunPod endpoint of a manifest, and draw a picture with it.",
     "doctor": "Say what this machine lacks for a bake, and how to get it.",
     "fetch": "Fetch and verify the weights of a manifest into the store.",
+    "gpu-check": "Check on this machine's card that an image's fast start draws what a plain one does.",
     "image": "Bake the image of a manifest: everything that is needed, nothing twice.",
     "inspect": "Print what an image says of itself, without pulling it.",
     "lock": "Pin every source of a manifest to an exact file.",
@@ -42,7 +43,7 @@ COMMANDS = {
     "verify": "Check that an image holds what its lock says, and serves a picture.",
     "warmup": "Build the base and run the warm-up generation only.",
 }
-"""Each command's one line; the command itself is `bake.cli.commands.<name>.command`."""
+"""Each command's one line; the command itself is `bake.cli.commands.<name>.command`, `_` for `-`."""
 
 
 _TRUE = ("1", "true", "yes", "on")
@@ -61,7 +62,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"bake.cli.commands.{cmd_name}").command
+        module = importlib.import_module(f"bake.cli.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
         for each in (command, *getattr(command, "commands", {}).values()):
             if not any(option.name == "debug" for option in each.params):
                 debug_option(each)

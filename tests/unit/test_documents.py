@@ -109,8 +109,8 @@ def options_of(command: click.Command) -> Iterator[str]:
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_and_option_is_documented(name: str) -> None:
     assert re.search(rf"`bake {name}\b", TEXT)
-    command = importlib.import_module(f"bake.cli.commands.{name}").command
-    missing = [option for option in options_of(command) if not re.search(rf"{option}\b", TEXT)]
+    module = importlib.import_module(f"bake.cli.commands.{name.replace('-', '_')}")
+    missing = [option for option in options_of(module.command) if not re.search(rf"{option}\b", TEXT)]
     assert missing == []
 
 

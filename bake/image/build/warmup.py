@@ -18,7 +18,7 @@ from docker.types import Mount
 from bake.console import Console
 from bake.errors import BuildError
 from bake.image.build.picture import judge_picture
-from bake.image.engine.docker import Engine, gpu_requests
+from bake.image.engine.docker import Engine, gpu_requests, is_missing_gpu
 from bake.manifest.model import Warmup
 from bake.plan.step import DeviceChoice
 from runtime.worker import HOME, WORKER_FILE, Device, Worker
@@ -108,7 +108,7 @@ def warm_up(
                 container.start()
             except APIError as error:
                 reason = str(error.explanation or error)
-                if chosen == "cuda" and _is_missing_gpu(reason):
+                if chosen == "cuda" and is_missing_gpu(reason):
                     errors.append(reason)
                     continue
                 raise BuildError(f"the warm-up container does not start: {reason}") from error
@@ -139,12 +139,6 @@ def warm_up(
 
 def _devices(choice: DeviceChoice) -> list[Device]:
     return ["cuda", "cpu"] if choice == "auto" else [choice]
-
-
-def _is_missing_gpu(reason: str) -> bool:
-    return any(
-        sign in reason for sign in ("could not select device driver", "nvidia-container-cli", "CDI")
-    )
 
 
 def _mounts(

@@ -166,6 +166,12 @@ def gpu_requests(device: str) -> list[DeviceRequest]:
     return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if device == "cuda" else []
 
 
+def is_missing_gpu(reason: str) -> bool:
+    """Whether an engine refused to start a container because it has no GPU to give."""
+    signs = ("could not select device driver", "nvidia-container-cli", "CDI")
+    return any(sign in reason for sign in signs)
+
+
 def _connect(environment: Mapping[str, str]) -> docker.DockerClient:
     try:
         return docker.from_env(timeout=_API_TIMEOUT_S, environment=dict(environment))

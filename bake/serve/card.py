@@ -1,0 +1,122 @@
+"""The check on a card (`benchmarks/gpu/check.py`) in a container of a worker image, by the image's own webui."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+from docker.errors import APIError, NotFound
+from docker.models.containers import Container
+
+from bake.assets import card_check_files
+from bake.console import Console
+from bake.errors import MachineError, VerifyError
+from bake.image.engine.docker import Engine, gpu_requests, is_missing_gpu
+from runtime.worker import HOME, WORKER_FILE, Device
+
+_INSIDE = "/gpu-check"
+_RECORD = f"{_INSIDE}/record.json"
+_NO_CARD = 3
+"""The check's exit status for a machine without one."""
+_HINT = (
+    "install NVIDIA's driver and container toolkit; --device cpu rehearses the check without a card"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardCheck:
+    """What a check found."""
+
+    table: str
+    """For people: Markdown, and what it proves."""
+    record: dict[str, Any]
+    """For docs/records (`benchmarks.gpu.record`); as far as it came, where the check was ended."""
+    is_good: bool
+    """Whether every start drew upstream's picture."""
+
+
+def check_card(
+    engine: Engine, image: str, *, device: Device, arguments: Sequence[str], console: Console
+) -> CardCheck:
+    """Starts the image's webui plain, with each trick and with all, and compares.
+
+    Args:
+        engine: Has the image.
+        image: Its id or name.
+        device: `cpu` rehearses it.
+        arguments: Of `benchmarks/gpu/check.py`.
+        console: Is told of each start.
+
+    Raises:
+        VerifyError: it is no worker image, or the check ended without a result.
+        MachineError: there is no card, or the container does not start.
+    """
+    python = engine.labels(image).get("bakery.webui.python")
+    if not python:
+        raise VerifyError(
+            "it is no worker image: its base has no label bakery.webui.python", where=image
+        )
+    options: dict[str, Any] = {
+        "entrypoint": [python, f"{_INSIDE}/benchmarks/gpu/check.py"],
+        "command": ["--worker", WORKER_FILE, "--device", device, "--json", _RECORD, *arguments],
+        "user": "0:0",
+        "network_mode": "none",
+        "device_requests": gpu_requests(device),
+        "shm_size": "1g",
+        "environment": {"PYTHONPATH": HOME, "PYTHONUNBUFFERED": "1"},
+    }
+    with engine.container(image, run=f"gpu-check {image}", **options) as container:
+        try:
+            container.put_archive("/", _pack_check())
+            container.start()
+        except APIError as error:
+            reason = str(error.explanation or error)
+            hint = _HINT if is_missing_gpu(reason) else None
+            raise MachineError(
+                f"the container does not start: {reason}", where=image, hint=hint
+            ) from error
+        _follow(container, console)
+        status = int(container.wait()["StatusCode"])
+        return _read(container, status, image)
+
+
+def _pack_check() -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, path in card_check_files().items():
+            tar.add(path, f"{_INSIDE}/{name}".lstrip("/"))
+    return packed.getvalue()
+
+
+def _follow(container: Container, console: Console) -> None:
+    """What the check says while it runs; the table comes on its other stream."""
+    with contextlib.suppress(requests.RequestException):
+        left = ""
+        for raw in container.logs(stream=True, follow=True, stdout=False, stderr=True):
+            *lines, left = (left + raw.decode(errors="replace")).split("\n")
+            for line in lines:
+                console.say(f"  {line}")
+
+
+def _read(container: Container, status: int, image: str) -> CardCheck:
+    table = container.logs(stdout=True, stderr=False).decode(errors="replace")
+    if status == _NO_CARD:
+        raise MachineError("no NVIDIA card is seen in a container", where=image, hint=_HINT)
+    try:
+        stream, _ = container.get_archive(_RECORD)
+    except NotFound as error:
+        lines = container.logs(stdout=False, tail=15).decode(errors="replace").splitlines()
+        told = "".join(f"\n    {line}" for line in lines)
+        raise VerifyError(f"the check ended with status {status}{told}", where=image) from error
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+        [member] = tar.getmembers()
+        file = tar.extractfile(member)
+        assert file is not None  # noqa: S101  # a regular file
+        record: dict[str, Any] = json.load(file)
+    return CardCheck(table=table, record=record, is_good=status == 0)
