@@ -110,7 +110,9 @@ def options_of(command: click.Command) -> Iterator[str]:
 def test_every_command_and_option_is_documented(name: str) -> None:
     assert re.search(rf"`bake {name}\b", TEXT)
     module = importlib.import_module(f"bake.cli.commands.{name.replace('-', '_')}")
-    missing = [option for option in options_of(module.command) if not re.search(rf"{option}\b", TEXT)]
+    missing = [
+        option for option in options_of(module.command) if not re.search(rf"{option}\b", TEXT)
+    ]
     assert missing == []
 
 
