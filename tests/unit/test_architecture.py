@@ -178,9 +178,7 @@ def test_a_room_can_be_overlooked(room: str) -> None:
 def test_the_runtime_grows_no_fatter() -> None:
     """Lines, all of them: what is in a worker, and what of it a reader must know.
 
-    assert sum(core.values()) <= 3843
-    assert sum(lines.values()) <= 9770
-    are looked into, not read.
+    Tables (`fields`, `values`, `names`, `vendors`) are looked into, not read.
     """
     lines = {
         name: len(path.read_text(encoding="utf-8").splitlines())
@@ -194,4 +192,4 @@ def test_the_runtime_grows_no_fatter() -> None:
         if room_of(name) in ("runtime", "runtime/job", "runtime/webui") and name not in tables
     }
     assert sum(core.values()) <= 3843
-    assert sum(lines.values()) <= 9770
+    assert sum(lines.values()) <= 9970

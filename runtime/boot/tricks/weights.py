@@ -20,6 +20,7 @@ from typing import Any
 from runtime.boot import timeline
 from runtime.boot.context import Context
 from runtime.boot.hooks import after_import
+from runtime.boot.upload import BUFFER_BYTES, Place, Portion, make_portions, upload
 
 PIECE_BYTES = 64 << 20
 """Of the file, copied by one call: each call lets go of the interpreter's lock and waits for it."""
@@ -89,13 +90,16 @@ class Prepared:
 
     def _prepare(self, torch: Any) -> dict[str, Any]:
         self.device = self._choose_device(torch)
+        if self.device != "cpu":
+            return self._upload(torch)
         whole = torch.UntypedStorage.from_file(self.path, False, os.path.getsize(self.path))  # noqa: PTH202
         # Private pages of the file: what is written to them never reaches it.
         bytes_of_file = torch.empty(0, dtype=torch.uint8).set_(whole)
         made: dict[str, Any] = {}
         copies: list[tuple[Any, Any]] = []
         for group in self.lay_out():
-            targets = _pieces(self._memory(torch, group), group.places)
+            memory = torch.frombuffer(group.allocate(), dtype=getattr(torch, group.kind))
+            targets = _pieces(memory, group.places)
             ranges = [(each.begin, each.count * each.item_bytes) for each in group.members]
             source_type = getattr(torch, group.source_kind)
             sources = [piece.view(source_type) for piece in _pieces(bytes_of_file, ranges)]
@@ -105,14 +109,24 @@ class Prepared:
         self._copy(torch, copies)
         return made
 
-    def _memory(self, torch: Any, group: Group) -> Any:
-        kind = getattr(torch, group.kind)
-        if self.device != "cpu":
-            return torch.empty(group.count, dtype=kind, device=self.device)
-        return torch.frombuffer(group.allocate(), dtype=kind)
+    def _upload(self, torch: Any) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        portions: list[Portion] = []
+        for group in self.lay_out():
+            kind, size = getattr(torch, group.kind), group.item_bytes
+            memory = torch.empty(group.count, dtype=kind, device=self.device)
+            places = [
+                Place(each.begin, begin * size, count * size)
+                for each, (begin, count) in zip(group.members, group.places, strict=True)
+            ]
+            portions += make_portions(memory.view(torch.uint8), places, BUFFER_BYTES)
+            flat = _pieces(memory, group.places)
+            made.update((m.name, (f, m.shape)) for m, f in zip(group.members, flat, strict=True))
+        upload(torch, self.path, portions)
+        return made
 
     def _copy(self, torch: Any, copies: list[tuple[Any, Any]]) -> None:
-        """From several threads on the CPU; to a device from one, in the order of the file."""
+        """From several threads."""
         portions = iter(_portions(copies))
         failed: list[BaseException] = []
 
@@ -128,8 +142,7 @@ class Prepared:
             except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
                 failed.append(error)
 
-        count = THREADS if self.device == "cpu" else 1
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -145,7 +158,8 @@ class Prepared:
     def stays_on_cpu(self) -> bool:
         context = self.context
         flags = ("--no-half", "--lowvram", "--medvram", "--medvram-sdxl", "--lowram")
-        return context.option("--use-cpu") is not None or any(map(context.has_flag, flags))
+        elsewhere = ("--use-cpu", "--device-id")
+        return any(map(context.option, elsewhere)) or any(map(context.has_flag, flags))
 
     def _choose_device(self, torch: Any) -> str:
         if self.stays_on_cpu or not torch.cuda.is_available():
