@@ -9,7 +9,8 @@ the SDK, asks `/sd-models` every 0.2 s, then posts its job (src/start.sh and src
 runpod-workers/worker-a1111). `ours`: `runtime.webui` starts the webui under `runtime.boot`, the SDK is
 imported meanwhile, the job is posted when the model is loaded. Every round runs each variant once, in
 turn, with the page cache dropped (as root by /proc/sys/vm/drop_caches, else file by file with
-POSIX_FADV_DONTNEED) and not. `benchmarks.tricks` adds each trick left out, and each alone.
+POSIX_FADV_DONTNEED) and not. With `--comfyui`, ComfyUI's start is one more variant (`benchmarks.cold_start_comfyui`);
+its picture is another, and must only be the same each time. `benchmarks.tricks` adds each trick left out, and each alone.
 
 Harvests are recorded first, once for each checkpoint, unmeasured. The pictures of all variants of a
 checkpoint must be the same, bit by bit; else the exit status is 1. Figures are ratios of medians.
@@ -36,6 +37,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from benchmarks import cold_start_comfyui as comfyui  # noqa: E402
 from benchmarks.cold_start_client import used_memory  # noqa: E402
 from benchmarks.report import environment, write_report  # noqa: E402
 from runtime.worker import WEIGHTS_MTIME, Device, Webui, Weights, Worker  # noqa: E402
@@ -55,6 +57,8 @@ OFFICIAL_FLAGS = [
 ATTENTION = {"sdp": ["--opt-sdp-attention"], "xformers": ["--xformers"], "none": []}
 """The official worker's flag, our manifests', and neither."""
 CPU_FLAGS = ["--use-cpu", "all", "--no-half", "--precision", "full"]
+MEASURES = {"first_picture": "first_picture_s", "cpu": "webui_cpu_s", "memory": "anonymous_bytes"}
+"""Figure: what of a run it is the ratio of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,8 @@ class Run:
     """What the webui's process had the disk read."""
     picture: str
     """SHA-256 of the picture's image data."""
+    anonymous_bytes: int = 0
+    """Of the webui's memory after the picture, what is no file's: the weights as it uses them, and all beside them."""
     phases: dict[str, tuple[float, float]] = field(default_factory=dict)
     """What boot reported, and what was seen from outside: when it began and ended, s from the first process on."""
     attention: str = ""
@@ -103,9 +109,7 @@ def main() -> int:
         environment=described,
         runs=[asdict(run) for run in runs],
     )
-    different = [
-        each for each in {run.checkpoint for run in runs} if len(pictures_of(runs, each)) != 1
-    ]
+    different = [each for each in {run.checkpoint for run in runs} if differ(runs, each)]
     for each in different:
         print(f"the pictures of {each} differ: {pictures_of(runs, each)}", file=sys.stderr)
     return 1 if different else 0
@@ -114,7 +118,10 @@ def main() -> int:
 def read_arguments() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("checkpoints", type=Path, nargs="+")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.comfyui:
+        options.variants += ",comfyui"
+    return options
 
 
 def make_parser(text: str | None, *, has_worker: bool = False) -> argparse.ArgumentParser:
@@ -127,6 +134,10 @@ def make_parser(text: str | None, *, has_worker: bool = False) -> argparse.Argum
         "--python", type=Path, required=not has_worker, help="the webui's interpreter"
     )
     parser.add_argument("--handler-python", default=sys.executable)
+    parser.add_argument("--comfyui", type=Path, help="ComfyUI's folder; adds its start")
+    parser.add_argument(
+        "--comfyui-python", type=Path, help="its interpreter", default=sys.executable
+    )
     parser.add_argument("--hf-home", help="HF_HOME with the CLIP tokenizer")
     parser.add_argument("--rounds", type=int, default=5)
     # On a CPU, 512x512 in two steps takes 40 s and hides the start; a GPU draws it in less than a second.
@@ -246,10 +257,10 @@ class Bench:
         Raises:
             StartError: it drew nothing.
         """
-        official = variant == "official"
+        way = variant if variant in ("official", "comfyui") else "ours"
         environment = {
             **os.environ,
-            "BAKERY_BOOT": "plain" if official else variant,
+            "BAKERY_BOOT": variant if way == "ours" else "plain",
             "BAKERY_DEVICE": self.device,
             "BAKERY_HARVEST": str(self.harvest),
             "BAKERY_WORKER_FILE": str(self.folder / "worker.json"),
@@ -263,13 +274,13 @@ class Bench:
             environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
         if record:
             environment["BAKERY_RECORD"] = str(self.harvest)
-        command = self.worker.command(self.device, boot=not official)
+        command = self.worker.command(self.device, boot=way == "ours")
         if script is not None:
             environment["WEBUI_SCRIPT"] = self.worker.webui.script
             environment["PROBE_FILE"] = str(self.folder / "probe.json")
             command[command.index(self.worker.webui.script)] = str(script)
         client = {
-            "official": official,
+            "way": way,
             "command": command,
             "cwd": self.worker.webui.directory,
             "port": self.worker.webui.port,
@@ -279,6 +290,8 @@ class Bench:
             "start_timeout_s": self.options.start_timeout,
             "used_bytes": used_memory(),
         }
+        if way == "comfyui":
+            client.update(self._comfyui())
         handler = [self.options.handler_python, "-m", "benchmarks.cold_start_client"]
         client["began"] = time.monotonic()
         done = subprocess.run(
@@ -290,10 +303,25 @@ class Bench:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer
 
+    def _comfyui(self) -> dict[str, Any]:
+        main = self.options.comfyui.resolve() / "main.py"
+        python = str(self.options.comfyui_python.absolute())
+        asked = payload(self.options.steps, self.options.size)
+        return {
+            "command": comfyui.command(
+                [python, "-u", str(main)], self.worker.webui.port, self.folder, self.checkpoint
+            ),
+            "cwd": str(main.parent),
+            "payload": comfyui.workflow(asked, self.checkpoint.name),
+        }
+
     def _files(self) -> Iterator[Path]:
         yield self.checkpoint
-        webui = self.worker.webui
-        for root in (Path(webui.directory), Path(webui.python).parents[1]):
+        webui, peer = self.worker.webui, self.options.comfyui
+        roots = [Path(webui.directory), Path(webui.python).parents[1]]
+        if peer:
+            roots += [peer, self.options.comfyui_python.absolute().parents[1]]
+        for root in roots:
             yield from (path for path in root.rglob("*") if path.is_file())
 
     def _warm(self) -> None:
@@ -329,6 +357,13 @@ def pictures_of(runs: list[Run], checkpoint: str) -> dict[str, list[str]]:
     return {picture: sorted(variants) for picture, variants in found.items()}
 
 
+def differ(runs: list[Run], checkpoint: str) -> bool:
+    """Whether the webui drew more than one picture of a checkpoint, or ComfyUI did."""
+    of = [run for run in runs if run.checkpoint == checkpoint]
+    theirs = {run.picture for run in of if run.variant == "comfyui"}
+    return len({run.picture for run in of} - theirs) > 1 or len(theirs) > 1
+
+
 def table(runs: list[Run]) -> str:
     lines = [
         "| checkpoint | page cache | variant | first picture, s: median (min to max), n | of official | "
@@ -356,9 +391,14 @@ def select(runs: list[Run], checkpoint: str, cache: str, variant: str) -> list[R
 
 
 def ratio_of(
-    runs: list[Run], checkpoint: str, cache: str, variant: str, measure: str = "first_picture_s"
+    runs: list[Run],
+    checkpoint: str,
+    cache: str,
+    variant: str,
+    measure: str = "first_picture_s",
+    peer: str = "official",
 ) -> float | None:
-    ours, theirs = (select(runs, checkpoint, cache, each) for each in (variant, "official"))
+    ours, theirs = (select(runs, checkpoint, cache, each) for each in (variant, peer))
     if not ours or not theirs:
         return None
     medians = [
@@ -370,10 +410,13 @@ def ratio_of(
 def figures(runs: list[Run]) -> dict[str, float]:
     found = {}
     for checkpoint, cache in dict.fromkeys((run.checkpoint, run.cache) for run in runs):
-        for name, measure in (("first_picture", "first_picture_s"), ("cpu", "webui_cpu_s")):
+        for name, measure in MEASURES.items():
             ratio = ratio_of(runs, checkpoint, cache, "all", measure)
             if ratio is not None:
                 found[f"{name}_{cache}_ratio_{checkpoint}"] = ratio
+        of_comfyui = ratio_of(runs, checkpoint, cache, "all", peer="comfyui")
+        if of_comfyui is not None:
+            found[f"first_picture_{cache}_of_comfyui_{checkpoint}"] = of_comfyui
     return found
 
 

@@ -16,22 +16,25 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cold_start_comfyui as comfyui
 from runtime.webui.client import WebuiClient, WebuiError
 from runtime.webui.process import WebuiProcess
 
 
 def main() -> int:
     client = json.loads(sys.argv[1])
-    start = start_official if client["official"] else start_ours
-    pid, image, stop = start(client)
+    start = {"official": start_official, "ours": start_ours, "comfyui": start_comfyui}
+    pid, image, stop = start[client["way"]](client)
     ended = time.monotonic()
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     read = "0"
     with contextlib.suppress(OSError):  # not every sandbox has it
         read = Path(f"/proc/{pid}/io").read_text().split("read_bytes: ")[1].split()[0]
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     cpu_s = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
     pairs = zip(client["used_bytes"], used_memory(), strict=False)
     seen = stop()
@@ -39,6 +42,7 @@ def main() -> int:
         "first_picture_s": round(ended - client["began"], 3),
         "webui_cpu_s": round(cpu_s, 2),
         "read_bytes": int(read),
+        "anonymous_bytes": int(rollup.split("Anonymous:")[1].split()[0]) << 10,
         "picture": hashlib.sha256(image_data(base64.b64decode(image))).hexdigest(),
         "smi_bytes": max((after - before for before, after in pairs), default=None),
         **seen,
@@ -48,6 +52,22 @@ def main() -> int:
 
 
 def start_official(client: dict[str, Any]) -> tuple[int, str, Any]:
+    return start_beside(client, draw_as_official)
+
+
+def start_comfyui(client: dict[str, Any]) -> tuple[int, str, Any]:
+    def draw(client: dict[str, Any], server: subprocess.Popen[bytes]) -> str:
+        import_sdk()
+        image = comfyui.draw(client["port"], client["payload"], lambda: server.poll() is None)
+        return base64.b64encode(image).decode()
+
+    return start_beside(client, draw)
+
+
+def start_beside(
+    client: dict[str, Any], draw: Callable[[dict[str, Any], subprocess.Popen[bytes]], str]
+) -> tuple[int, str, Any]:
+    """Starts the server as a start script does, and asks it for a picture meanwhile."""
     with Path(client["log"]).open("wb") as log:
         webui = subprocess.Popen(
             client["command"],
@@ -58,7 +78,7 @@ def start_official(client: dict[str, Any]) -> tuple[int, str, Any]:
             start_new_session=True,
         )
     try:
-        image = draw_as_official(client, webui)
+        image = draw(client, webui)
     except BaseException:
         os.killpg(webui.pid, signal.SIGKILL)
         raise
