@@ -28,6 +28,7 @@ SLIM = LOCKS / "slim.py"
 _CARD_CHECK = (
     "benchmarks/cold_start.py",
     "benchmarks/cold_start_client.py",
+    "benchmarks/cold_start_comfyui.py",
     "benchmarks/report.py",
     "benchmarks/gpu/attention.py",
     "benchmarks/gpu/check.py",

@@ -79,8 +79,9 @@ def _certificates(text: str) -> Path:
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        # isdecimal alone also takes digits of other scripts
-        if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
+        # isdecimal alone also takes digits of other scripts, and int refuses very long ones
+        is_whole = text.isascii() and text.isdecimal() and len(text) < 20
+        if not is_whole or not least <= int(text) <= most:
             raise Unfit(f"{text[:40]} does not fit; expected {least} to {most}")
         return int(text)
 

@@ -25,6 +25,7 @@ CODES = {
     "webui_unavailable": (True, "the webui ended or hung; the worker is replaced or repaired"),
     "timeout": (True, "the job took longer than the worker allows"),
     "worker_stopping": (True, "the worker was told to stop while the job ran"),
+    "worker_starting": (True, "over HTTP: the model is not loaded yet"),
     "result_too_large": (False, "the result is above the endpoint's limit"),
     "storage_not_configured": (
         False,

@@ -44,6 +44,7 @@ STATUS = {
     "webui_unavailable": 503,
     "timeout": 504,
     "worker_stopping": 503,
+    "worker_starting": 503,
     "result_too_large": 422,
     "storage_not_configured": 422,
     "storage_failed": 502,
@@ -155,9 +156,11 @@ class HttpServer:
         if form is None:
             what = f"the answer can be {_JSON}, {', '.join(_PICTURES)} or {_EVENTS}"
             return problem(406, "invalid_request", what, job_id=job_id)
-        if self._end.is_set() or not self._is_ready:
-            what = "the worker ends" if self._end.is_set() else "the model is being loaded"
-            return problem(503, "worker_stopping", what, job_id=job_id)
+        if self._end.is_set():
+            return problem(503, "worker_stopping", "the worker ends", job_id=job_id)
+        if not self._is_ready:
+            what = "the model is being loaded"
+            return problem(503, "worker_starting", what, job_id=job_id)
         if self._jobs > self._settings.http_queue:
             what = f"{self._jobs} requests are being worked on, and one is drawn at a time"
             return problem(503, "busy", what, job_id=job_id)

@@ -134,7 +134,7 @@ def _limit(variable: str) -> str:
 
 
 def _natural(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20) or int(text) < 1:
         raise ValueError("is not a number above 0")
     return int(text)
 

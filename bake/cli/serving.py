@@ -12,7 +12,6 @@ from bake.errors import ManifestError
 from bake.settings import Settings
 from runtime.errors import SettingsError
 from runtime.settings import Settings as WorkerSettings
-from runtime.worker import Device
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -39,11 +38,6 @@ def worker_options(function: _Function) -> _Function:
     ):
         function = option(function)
     return function
-
-
-def device_of(text: str) -> Device | None:
-    """None: the best that there is."""
-    return None if text == "auto" else text  # type: ignore[return-value]  # a choice of click
 
 
 def make_environment(variables: tuple[str, ...], settings: Settings) -> dict[str, str]:

@@ -16,6 +16,7 @@ from bake.manifest.model import Manifest
 from bake.plan.state import BuildFolder, Document, Record, key_of
 
 if TYPE_CHECKING:
+    from bake.image.engine.device import DeviceChoice
     from bake.image.engine.docker import Engine
     from bake.image.oci.model import Layer
 
@@ -24,7 +25,6 @@ StepName = Literal[
 ]  # fmt: skip
 Harvest = Literal["own", "reused", "none"]
 """Of a warm-up with the image's weights; of one with others, without what knows them; of no warm-up."""
-DeviceChoice = Literal["auto", "cuda", "cpu"]
 _SHOWN_CHANGES = 4
 
 

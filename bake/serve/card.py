@@ -17,7 +17,8 @@ from docker.models.containers import Container
 from bake.assets import card_check_files
 from bake.console import Console
 from bake.errors import MachineError, VerifyError
-from bake.image.engine.docker import Engine, gpu_requests, is_missing_gpu
+from bake.image.engine.device import ContainerStartError, gpu_requests
+from bake.image.engine.docker import Engine
 from runtime.worker import HOME, WORKER_FILE, Device
 
 _INSIDE = "/gpu-check"
@@ -76,10 +77,11 @@ def check_card(
             container.put_archive("/", _pack_check())
             container.start()
         except APIError as error:
-            reason = str(error.explanation or error)
-            hint = _HINT if is_missing_gpu(reason) else None
+            refused = ContainerStartError(error)
             raise MachineError(
-                f"the container does not start: {reason}", where=image, hint=hint
+                f"the container does not start: {refused.reason}",
+                where=image,
+                hint=_HINT if refused.lacks_gpu else None,
             ) from error
         _follow(container, console)
         status = int(container.wait()["StatusCode"])

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +19,8 @@ from docker.models.containers import Container
 
 from bake.console import Console
 from bake.errors import MachineError, VerifyError
-from bake.image.engine.docker import Engine, gpu_requests
+from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
+from bake.image.engine.docker import Engine
 from runtime.worker import Device
 
 _PORT = 8000
@@ -121,7 +122,7 @@ def run_worker(
     *,
     environment: Mapping[str, str],
     console: Console,
-    device: Device | None = None,
+    device: DeviceChoice = "auto",
 ) -> Iterator[LocalWorker]:
     """Starts the image's worker as an HTTP server that only this machine reaches; removes it on every way out.
 
@@ -130,48 +131,37 @@ def run_worker(
         image: Its id or name.
         environment: Variables of the worker.
         console: Is told what the worker says of its start.
-        device: None takes the GPU where the engine has one.
+        device: `auto` takes the GPU where the engine has one.
 
     Raises:
         MachineError: the engine is on another machine, or cannot start the container.
     """
     _need_local(engine)
-    devices: list[Device] = ["cuda", "cpu"] if device is None else [device]
-    with ExitStack() as stack:
-        for chosen in devices:
-            network, variables = _network(engine)
-            container = stack.enter_context(
-                engine.container(
-                    image,
-                    run=f"serve {image}",
-                    command=[],
-                    shm_size="1g",
-                    environment={
-                        "BAKERY_SERVER": "http",
-                        "BAKERY_PROGRESS_S": "0.5",
-                        **environment,
-                        **variables,
-                        "BAKERY_DEVICE": chosen,
-                    },
-                    device_requests=gpu_requests(chosen),
-                    **network,
-                )
-            )
-            try:
-                container.start()
-            except APIError as error:
-                if chosen != devices[-1]:
-                    stack.close()
-                    continue
-                reason = str(error.explanation or error)
-                raise MachineError(
-                    f"the container does not start: {reason}", where=image
-                ) from error
-            port = int(variables["PORT"])
-            if "ports" in network:
-                port = _published(container)
+    network, variables = _network(engine)
+
+    def make(device: Device) -> AbstractContextManager[Container]:
+        return engine.container(
+            image,
+            run=f"serve {image}",
+            command=[],
+            shm_size="1g",
+            environment={
+                "BAKERY_SERVER": "http",
+                "BAKERY_PROGRESS_S": "0.5",
+                **environment,
+                **variables,
+                "BAKERY_DEVICE": device,
+            },
+            device_requests=gpu_requests(device),
+            **network,
+        )
+
+    try:
+        with running(device, make) as (chosen, container):
+            port = _published(container) if "ports" in network else int(variables["PORT"])
             yield LocalWorker(container, port=port, device=chosen, console=console)
-            return
+    except ContainerStartError as error:
+        raise MachineError(f"the container does not start: {error.reason}", where=image) from error
 
 
 def _need_local(engine: Engine) -> None:

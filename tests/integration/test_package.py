@@ -19,6 +19,7 @@ RESOURCES = {
     "Dockerfile.final",
     "benchmarks/cold_start.py",
     "benchmarks/cold_start_client.py",
+    "benchmarks/cold_start_comfyui.py",
     "benchmarks/gpu/attention.py",
     "benchmarks/gpu/check.py",
     "benchmarks/gpu/record.py",

@@ -258,5 +258,6 @@ def test_start_full_queue_cancelled_and_ended(tmp_path: Path) -> None:
 def test_told_to_stop_before_the_model_is_there(tmp_path: Path) -> None:
     with serving(tmp_path, DEMO_FAULT="hang-load") as client:
         client.wait_until(204)
+        check_problem(*client.draw(SMALL), "worker_starting", 503)
         client.worker.terminate()
         assert client.worker.wait() == 143

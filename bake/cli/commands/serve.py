@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from bake.cli.options import build_dir_option, json_option, quiet_option
-from bake.cli.serving import device_of, make_environment, worker_options
+from bake.cli.serving import make_environment, worker_options
 from bake.cli.subject import image_in_engine
 from bake.console import Console
+from bake.image.engine.device import DeviceChoice
 from bake.image.engine.docker import Engine
 from bake.image.verify.worker import read_worker
 from bake.serve.page import Upstream, make_about, serve_page
@@ -39,7 +40,7 @@ from bake.settings import Settings
 @quiet_option
 @json_option
 def command(
-    what: str, *, port: int, opens: bool, device: str, variables: tuple[str, ...], timeout_s: int,
+    what: str, *, port: int, opens: bool, device: DeviceChoice, variables: tuple[str, ...], timeout_s: int,
     build_dir: Path, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run the worker of an image here, with a page to try it, until Ctrl-C.
@@ -53,7 +54,7 @@ def command(
         image = image_in_engine(what, engine=engine, build_dir=build_dir)
         about = make_about(read_worker(engine, image), what)
         with run_worker(
-            engine, image, environment=environment, console=console, device=device_of(device)
+            engine, image, environment=environment, console=console, device=device
         ) as worker:
             upstream = Upstream(port=lambda: worker.port, ping=worker.ping)
             with serve_page(about, upstream, port=port) as url:

@@ -10,11 +10,12 @@ from typing import Any
 import click
 
 from bake.cli.options import build_dir_option, json_option, quiet_option
-from bake.cli.serving import device_of, make_environment, worker_options
+from bake.cli.serving import make_environment, worker_options
 from bake.cli.subject import image_in_engine
 from bake.console import Console
 from bake.errors import VerifyError
 from bake.files import write_atomically
+from bake.image.engine.device import DeviceChoice
 from bake.image.engine.docker import Engine
 from bake.serve.job import Drawn, draw, make_input
 from bake.serve.worker import run_worker
@@ -51,7 +52,7 @@ from bake.settings import Settings
 @quiet_option
 @json_option
 def command(
-    what: str, prompt: str, *, fields: tuple[str, ...], loras: tuple[str, ...], output: Path, device: str,
+    what: str, prompt: str, *, fields: tuple[str, ...], loras: tuple[str, ...], output: Path, device: DeviceChoice,
     variables: tuple[str, ...], timeout_s: int, build_dir: Path, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw PROMPT with the worker of an image, and write the picture.
@@ -65,7 +66,7 @@ def command(
     with Engine(console) as engine:
         image = image_in_engine(what, engine=engine, build_dir=build_dir)
         with run_worker(
-            engine, image, environment=environment, console=console, device=device_of(device)
+            engine, image, environment=environment, console=console, device=device
         ) as worker:
             with console.step("start", f"on {worker.device}"):
                 worker.wait_until_ready(timeout_s)

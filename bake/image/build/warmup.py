@@ -5,22 +5,23 @@ from __future__ import annotations
 import base64
 import json
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import requests
-from docker.errors import APIError, NotFound
+from docker.errors import NotFound
 from docker.models.containers import Container
 from docker.types import Mount
 
 from bake.console import Console
 from bake.errors import BuildError
 from bake.image.build.picture import judge_picture
-from bake.image.engine.docker import Engine, gpu_requests, is_missing_gpu
+from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
+from bake.image.engine.docker import Engine
 from bake.manifest.model import Warmup
-from bake.plan.step import DeviceChoice
 from runtime.worker import HOME, WORKER_FILE, Device, Worker
 
 INSIDE = PurePosixPath("/warmup")
@@ -83,37 +84,31 @@ def warm_up(
     Raises:
         BuildError: the webui did not start, did not load the model, or drew no proper picture; with its own last lines.
     """
-    errors = []
-    for chosen in _devices(device):
+
+    @contextmanager
+    def make(chosen: Device) -> Iterator[Container]:
+        asked = {
+            "device": chosen,
+            "start_timeout_s": start_timeout_s,
+            "draw_timeout_s": draw_timeout_s,
+            "payload": request.payload(),
+        }
         exchange = scratch / chosen
         exchange.mkdir()
-        (exchange / "request.json").write_text(
-            json.dumps(
-                {
-                    "device": chosen,
-                    "start_timeout_s": start_timeout_s,
-                    "draw_timeout_s": draw_timeout_s,
-                    "payload": request.payload(),
-                }
-            ),
-            encoding="utf-8",
-        )
-        (scratch / "worker.json").write_text(worker.to_json(), encoding="utf-8")
+        (exchange / "request.json").write_text(json.dumps(asked), encoding="utf-8")
         mounts = _mounts(weights, runtime=runtime, exchange=exchange, scratch=scratch)
         with engine.container(image, run=run, **_options(worker, chosen, mounts)) as container:
-            try:
-                if extensions is not None:
-                    with extensions.open("rb") as layer:
-                        container.put_archive("/", layer)
-                container.start()
-            except APIError as error:
-                reason = str(error.explanation or error)
-                if chosen == "cuda" and is_missing_gpu(reason):
-                    errors.append(reason)
-                    continue
-                raise BuildError(f"the warm-up container does not start: {reason}") from error
+            if extensions is not None:
+                with extensions.open("rb") as layer:
+                    container.put_archive("/", layer)
+            yield container
+
+    (scratch / "worker.json").write_text(worker.to_json(), encoding="utf-8")
+    try:
+        with running(device, make) as (chosen, container):
             if chosen == "cpu" and device == "auto":
                 console.say("no GPU in this engine: warming up on the CPU")
+            exchange = scratch / chosen
             # Twice, with the tricks of the start and without.
             status = _wait(container, 2 * (start_timeout_s + draw_timeout_s + _STOP_GRACE_S))
             _keep_log(exchange / "webui.log", container, log)
@@ -123,22 +118,21 @@ def warm_up(
                 console.warn(f"this image's start does without tricks: {answer['unproven']}")
             collect_files(container, worker.webui.harvest_paths, harvest)
             _collect_record(exchange / "record", harvest)
-        return WarmupResult(
-            device=chosen,
-            picture=base64.b64decode(answer["image"]),
-            loaded_s=answer["loaded_s"],
-            drawn_s=answer["drawn_s"],
-            timeline=_read_timeline(exchange / "timeline.jsonl"),
-            tricks=answer["tricks"],
-        )
-    raise BuildError(
-        f"the engine has no GPU to warm up on: {errors[-1]}",
-        hint="--device cpu, or install the NVIDIA container toolkit",
+    except ContainerStartError as error:
+        if error.lacks_gpu:
+            raise BuildError(
+                f"the engine has no GPU to warm up on: {error.reason}",
+                hint="--device cpu, or install the NVIDIA container toolkit",
+            ) from error
+        raise BuildError(f"the warm-up container does not start: {error.reason}") from error
+    return WarmupResult(
+        device=chosen,
+        picture=base64.b64decode(answer["image"]),
+        loaded_s=answer["loaded_s"],
+        drawn_s=answer["drawn_s"],
+        timeline=_read_timeline(exchange / "timeline.jsonl"),
+        tricks=answer["tricks"],
     )
-
-
-def _devices(choice: DeviceChoice) -> list[Device]:
-    return ["cuda", "cpu"] if choice == "auto" else [choice]
 
 
 def _mounts(

@@ -20,7 +20,6 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest
 
 from bake.console import Console
 from bake.errors import BuildError, MachineError
@@ -159,17 +158,6 @@ class Engine:
         for container in left:
             _remove(container)
         return len(left)
-
-
-def gpu_requests(device: str) -> list[DeviceRequest]:
-    """What a container asks for to compute on `cuda`, all GPUs of the engine, or on `cpu`, nothing."""
-    return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if device == "cuda" else []
-
-
-def is_missing_gpu(reason: str) -> bool:
-    """Whether an engine refused to start a container because it has no GPU to give."""
-    signs = ("could not select device driver", "nvidia-container-cli", "CDI")
-    return any(sign in reason for sign in signs)
 
 
 def _connect(environment: Mapping[str, str]) -> docker.DockerClient:

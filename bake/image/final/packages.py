@@ -134,7 +134,7 @@ def _answer(container: Container, *, python: str, image: str) -> Any:
     except (APIError, requests.RequestException, ValueError):
         answer = None
     if answer is None:
-        raise BuildError(f"{python} does not list its packages", where=image)
+        raise BuildError(f"{python} does not say what it has", where=image)
     return answer
 
 

@@ -13,16 +13,18 @@ import json
 import tarfile
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import requests
-from docker.errors import APIError, NotFound
+from docker.errors import NotFound
 from docker.models.containers import Container
 
 from bake.errors import VerifyError
 from bake.image.build.picture import judge_picture
-from bake.image.engine.docker import Engine, gpu_requests
+from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
+from bake.image.engine.docker import Engine
 from bake.image.verify.verdict import Check
 from runtime.worker import WORKER_FILE, Device, Worker
 
@@ -55,7 +57,7 @@ def verify_worker(
     worker: Worker,
     job: Mapping[str, Any],
     run: str,
-    device: Device | None = None,
+    device: DeviceChoice = "auto",
     timeout_s: float = 1800,
 ) -> WorkerTrial:
     """Starts the image with no network, gives it one job, and judges the picture.
@@ -66,29 +68,27 @@ def verify_worker(
         worker: What the image knows of itself; the picture must be drawn by its checkpoint.
         job: The job's `input`, with `width` and `height` in pixels.
         run: Marks the container, so that a killed run's is found.
-        device: None takes the GPU where the engine has one.
+        device: `auto` takes the GPU where the engine has one.
         timeout_s: For start, load and picture together.
     """
-    devices: list[Device] = ["cuda", "cpu"] if device is None else [device]
-    for chosen in devices:
-        with engine.container(
+
+    def make(device: Device) -> AbstractContextManager[Container]:
+        return engine.container(
             image,
             run=run,
             command=["--test_input", json.dumps({"input": dict(job)})],
             network_mode="none",
-            environment={"BAKERY_TEST_OUTPUT": _OUTPUT, "BAKERY_DEVICE": chosen},
+            environment={"BAKERY_TEST_OUTPUT": _OUTPUT, "BAKERY_DEVICE": device},
             volumes=[_OUT],
             shm_size="1g",
-            device_requests=gpu_requests(chosen),
-        ) as container:
-            try:
-                container.start()
-            except APIError as error:
-                if chosen == "cuda" and device is None:
-                    continue
-                return _failed(f"the container does not start: {error.explanation or error}")
+            device_requests=gpu_requests(device),
+        )
+
+    try:
+        with running(device, make) as (_, container):
             return _judge(container, worker=worker, job=job, timeout_s=timeout_s)
-    raise AssertionError("the CPU is always tried last")
+    except ContainerStartError as error:
+        return _failed(f"the container does not start: {error.reason}")
 
 
 def read_worker(engine: Engine, image: str) -> Worker:

@@ -1,0 +1,71 @@
+"""A container on the engine's GPU, or on the CPU where it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
+
+from docker.errors import APIError
+from docker.models.containers import Container
+from docker.types import DeviceRequest
+
+from runtime.worker import Device
+
+DeviceChoice = Literal["auto", "cuda", "cpu"]
+_NO_GPU = ("could not select device driver", "nvidia-container-cli", "CDI")
+"""What engines say where there is no GPU, or no NVIDIA container toolkit."""
+
+
+class ContainerStartError(Exception):
+    """The engine does not start a container; the text is its reason."""
+
+    def __init__(self, error: APIError) -> None:
+        self.reason = str(error.explanation or error)
+        super().__init__(self.reason)
+
+    @property
+    def lacks_gpu(self) -> bool:
+        """Whether the engine has no GPU to give, which on the CPU would not matter."""
+        return any(sign in self.reason for sign in _NO_GPU)
+
+
+def gpu_requests(device: Device) -> list[DeviceRequest]:
+    """What a container asks for to compute on `cuda`, all GPUs of the engine, or on `cpu`, nothing."""
+    return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if device == "cuda" else []
+
+
+@contextmanager
+def running(
+    choice: DeviceChoice, make: Callable[[Device], AbstractContextManager[Container]]
+) -> Iterator[tuple[Device, Container]]:
+    """Starts a container, and removes it on every way out.
+
+    Args:
+        choice: `auto` takes the GPU where the engine has one.
+        make: Creates the container for a device, with what `gpu_requests` says; called again where there is no GPU.
+
+    Yields:
+        The device that it was, and the started container.
+
+    Raises:
+        ContainerStartError: the engine does not start it.
+    """
+    if choice == "auto":
+        with make("cuda") as container:
+            try:
+                container.start()
+            except APIError as error:
+                refused = ContainerStartError(error)
+                if not refused.lacks_gpu:
+                    raise refused from error
+            else:
+                yield "cuda", container
+                return
+    chosen: Device = "cuda" if choice == "cuda" else "cpu"
+    with make(chosen) as container:
+        try:
+            container.start()
+        except APIError as error:
+            raise ContainerStartError(error) from error
+        yield chosen, container
