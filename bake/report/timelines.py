@@ -8,8 +8,6 @@ from typing import Any
 
 WORDS = {
     "boot": "boot: hooks and tricks",
-    "read ahead": "read ahead",
-    "read checkpoint": "read checkpoint",
     "prepare tensors": "prepare tensors",
     "wait for tensors": "wait for tensors",
     "gpu context": "GPU context",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bake.image.engine.docker import Engine
     from bake.steps.stream import StreamedWeights
 
-_OF_THE_BASE = ("modules.pack", "proven.json", "read-ahead.json")
+_OF_THE_BASE = ("modules.pack", "proven.json")
 """What is known of the base alone: which modules are imported, what is read of its libraries, and which tricks
 of the start draw upstream's picture with it. All else of a harvest may know the weights that it was drawn
 with: their hashes, or their name in config.json."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 TRICKS = {
-    "pages": "pages",
     "weights": "weights",
     "pack": "pack",
     "gc": "collector",
@@ -20,7 +19,7 @@ TRICKS = {
 Imported where it is chosen: off costs nothing."""
 
 
-HARMLESS = frozenset({"pages", "pack", "gc", "stack", "hashes"})
+HARMLESS = frozenset({"pack", "gc", "stack", "hashes"})
 """They bring the same code and bytes sooner, or look at them less: on without a proof."""
 ON_DEVICE = frozenset({"weights", "gpu", "place"})
 """They put something on the device: a proof on another kind of device says nothing of them."""

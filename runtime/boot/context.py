@@ -30,7 +30,7 @@ class Context:
 
     @property
     def harvest(self) -> str:
-        """The folder with `read-ahead.json`, `modules.pack` and `hashes.json`; may not exist."""
+        """The folder with `modules.pack` and `hashes.json`; may not exist."""
         return os.environ.get("BAKERY_HARVEST") or HARVEST
 
     def option(self, name: str) -> str | None:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if folder := os.environ.get("BAKERY_RECORD"):
         from runtime.boot.record import install as install_record  # noqa: PLC0415  # warm-ups only
 
-        install_record(context, folder)
+        install_record(folder)
     run_script(context)
     return 0
 

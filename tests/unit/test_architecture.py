@@ -176,10 +176,7 @@ def test_a_room_can_be_overlooked(room: str) -> None:
 
 
 def test_the_runtime_grows_no_fatter() -> None:
-    """Lines, all of them: what is in a worker, and what of it a reader must know.
-
-    Tables (`fields`, `values`, `names`, `vendors`) are looked into, not read.
-    """
+    """Lines, all of them: what is in a worker, and what of it a reader must know; tables are looked into, not read."""
     lines = {
         name: len(path.read_text(encoding="utf-8").splitlines())
         for name, path in MODULES.items()
@@ -191,5 +188,5 @@ def test_the_runtime_grows_no_fatter() -> None:
         for name, count in lines.items()
         if room_of(name) in ("runtime", "runtime/job", "runtime/webui") and name not in tables
     }
-    assert sum(core.values()) <= 3843
-    assert sum(lines.values()) <= 9970
+    assert sum(core.values()) <= 3847
+    assert sum(lines.values()) <= 9703

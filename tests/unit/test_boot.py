@@ -20,7 +20,7 @@ from runtime.boot.tricks import hashes, lazy, pack, stack
 from runtime.worker import WEIGHTS_MTIME
 from tests.unit.test_boot_weights import write_safetensors
 
-NAMES = ("pages", "gc", "ui")
+NAMES = ("pack", "gc", "ui")
 
 
 @pytest.fixture(autouse=True)
@@ -51,30 +51,30 @@ def context(*arguments: str) -> Context:
 @pytest.mark.parametrize(
     ("text", "chosen", "unknown"),
     [
-        ("proven", ["pages", "gc"], []),
-        ("", ["pages", "gc"], []),
-        ("all", ["pages", "gc", "ui"], []),
+        ("proven", ["pack", "gc"], []),
+        ("", ["pack", "gc"], []),
+        ("all", ["pack", "gc", "ui"], []),
         ("plain", [], []),
-        ("-gc", ["pages"], []),
-        ("all,-gc", ["pages", "ui"], []),
-        ("-gc,-ui", ["pages"], []),
+        ("-gc", ["pack"], []),
+        ("all,-gc", ["pack", "ui"], []),
+        ("-gc,-ui", ["pack"], []),
         ("ui,gc", ["gc", "ui"], []),
-        ("-gx", ["pages", "gc"], ["gx"]),
+        ("-gx", ["pack", "gc"], ["gx"]),
     ],
 )
 def test_choice(text: str, chosen: list[str], unknown: list[str]) -> None:
-    assert choose(text, NAMES, {"pages", "gc"}) == (chosen, unknown)
+    assert choose(text, NAMES, {"pack", "gc"}) == (chosen, unknown)
 
 
 def test_what_is_on_by_default_was_proven_on_that_kind_of_device() -> None:
-    cpu = {"cpu": ["pages", "weights", "ui"]}
-    assert proven_on("cpu", cpu) == {"pages", "weights", "ui"}
+    cpu = {"cpu": ["pack", "weights", "ui"]}
+    assert proven_on("cpu", cpu) == {"pack", "weights", "ui"}
     # Another device: what puts something on a device itself is off until it was seen there.
-    assert proven_on("cuda", cpu) == {"pages", "ui"}
+    assert proven_on("cuda", cpu) == {"pack", "ui"}
     assert proven_on("cuda", {"cuda": []}) == set()
     assert proven_on("cpu", {"cpu": [], "cuda": ["gc"]}) == set()
     assert proven_on("cuda", {}) == set()
-    assert proven_on("cuda", None) == {"pages", "pack", "gc", "stack", "hashes"}
+    assert proven_on("cuda", None) == {"pack", "gc", "stack", "hashes"}
     assert set(TRICKS) > HARMLESS | ON_DEVICE
 
 
@@ -84,13 +84,13 @@ def test_the_halves_for_cuda_are_on_where_a_record_of_a_run_on_a_card_is_committ
     records = Path(__file__).parents[2] / "docs" / "records"
     assert {path.stem for path in records.glob("*.json")} == RECORDED
     monkeypatch.setattr(choice, "RECORDED", {"cuda"})
-    assert proven_on("cuda", {"cpu": ["pages", "weights"]}) == {"pages", "weights"}
+    assert proven_on("cuda", {"cpu": ["pack", "weights"]}) == {"pack", "weights"}
 
 
 @pytest.mark.parametrize(
     ("text", "chosen", "said"),
     [
-        (None, ["pages", "gc"], ""),
+        (None, ["pack", "gc"], ""),
         ('{"cpu": ["gc", "ui"]}', ["gc", "ui"], ""),
         ("[1", [], "proven.json proves nothing"),
         ('["gc"]', [], "proven.json proves nothing"),

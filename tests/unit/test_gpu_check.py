@@ -173,7 +173,7 @@ def test_a_check_that_saw_nothing_is_not_good(monkeypatch: pytest.MonkeyPatch) -
     [
         (["--webui", "w", "--python", "p"], "name a checkpoint, or one to be made: --make sd15"),
         (["c"], "give --worker, or --webui and --python"),
-        (["--worker", "w", "--tricks", "gcc"], "no such trick: gcc (there are pages, "),
+        (["--worker", "w", "--tricks", "gcc"], "no such trick: gcc (there are weights, "),
     ],
 )
 def test_arguments_that_do_not_fit(

@@ -105,7 +105,7 @@ def test_hostile_values_are_text() -> None:
 
 @pytest.mark.parametrize(
     ("harvest", "said"),
-    [("none", "its worker starts slower"), ("reused", "read-ahead of an earlier warm-up")],
+    [("none", "its worker starts slower"), ("reused", "modules of an earlier warm-up")],
 )
 def test_without_a_warm_up_the_page_says_so_and_has_no_picture(harvest: str, said: str) -> None:
     report = make_report(warmup={"harvest": harvest})

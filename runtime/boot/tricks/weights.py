@@ -1,8 +1,8 @@
 """`weights`: the checkpoint is converted and placed beside the imports, and handed over.
 
-`pages` brings the file into the page cache meanwhile. As soon as torch is there, threads make of every
-tensor what the webui would end with: on the CPU with `--no-half` float32, on CUDA the file's own type on the device, else
-the file's bytes as they are. `sd_models.read_state_dict` then returns these.
+As soon as torch is there, threads make of every tensor what the webui would end with: on the CPU with
+`--no-half` float32, on CUDA the file's own type on the device, else the file's bytes as they are.
+`sd_models.read_state_dict` then returns these.
 """
 
 from __future__ import annotations
