@@ -71,7 +71,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--tricks", default=",".join(TRICKS), help="those that are tried alone")
     parser.add_argument("checkpoints", type=Path, nargs="*")
     parser.set_defaults(
-        device="cuda", attention="xformers", rounds=3, cache="warm", start_timeout=300.0
+        device="cuda", attention="xformers", rounds=3, cache="warm", start_timeout=600.0
     )
     parser.set_defaults(steps=None, size=None)
     options = parser.parse_args()

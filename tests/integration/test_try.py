@@ -1,4 +1,4 @@
-"""`bake try` and `bake serve` on the demo's image, baked here, on a real engine."""
+"""`bake try`, `bake serve` and `bake gpu-check` on the demo's image, baked here, on a real engine."""
 
 import json
 import signal
@@ -10,6 +10,7 @@ import pytest
 import requests
 from PIL import Image
 
+from runtime.boot.choice import TRICKS
 from tests.integration.bakery_case import BAKE, Bakery, make_bakery, remove_images
 from tests.integration.conftest import run
 
@@ -83,6 +84,36 @@ def test_a_worker_that_does_not_start_shows_its_log(bakery: Bakery, tmp_path: Pa
     assert ended.returncode == 6, ended.stderr
     assert "the worker ended before it took a job (status " in ended.stderr
     assert "/nowhere" in ended.stderr
+    assert containers(bakery) == ""
+
+
+def check_it(bakery: Bakery, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(*bakery.command("gpu-check", *arguments), env=bakery.environment, timeout_s=1400)
+
+
+def test_the_check_on_a_card_rehearsed_without_one(bakery: Bakery, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    ended = check_it(bakery, "--device", "cpu", "--rounds", "2", "--output", str(record))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rows = [line.split(" | ") for line in ended.stdout.splitlines() if line.startswith("| shapes ")]
+    assert [(row[2], row[3]) for row in rows] == [
+        (name, "the same") for name in ("plain", "all", *TRICKS)
+    ]
+    assert f"proven on this cpu: {', '.join(TRICKS)}" in ended.stdout
+    found = json.loads(record.read_text())
+    assert found["environment"]["failed"] == {}
+    assert len(found["runs"]) == 2 * (2 + len(TRICKS))
+    assert "recording a harvest" not in ended.stderr, "it is the image's own that is tried"
+    assert "shapes warm plain: " in ended.stderr
+    assert containers(bakery) == ""
+
+
+def test_the_check_on_a_card_needs_one(bakery: Bakery, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    ended = check_it(bakery, "--output", str(record))
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "--device cpu rehearses the check without a card" in ended.stderr
+    assert not record.exists()
     assert containers(bakery) == ""
 
 
