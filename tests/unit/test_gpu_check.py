@@ -1,6 +1,10 @@
 """The check on a card: what a record proves, what the table says, and that the runtime believes the records only."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bake.assets import card_check_files, package_folder
 from benchmarks.cold_start import Run
 from benchmarks.cold_start_client import attention_of
 from benchmarks.gpu import attention, check
@@ -186,6 +191,26 @@ def test_arguments_that_do_not_fit(
     with pytest.raises(SystemExit, match="2"):
         check.read_arguments()
     assert said in capsys.readouterr().err
+
+
+def test_an_image_is_given_all_that_the_check_imports(tmp_path: Path) -> None:
+    for name, path in card_check_files().items():
+        (tmp_path / "check" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "check" / name)
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "runtime").symlink_to(package_folder("runtime"))
+    script = tmp_path / "check" / "benchmarks" / "gpu" / "check.py"
+    for command in ([script, "--help"], ["-m", "benchmarks.cold_start_client", "{}"]):
+        ended = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=tmp_path / "check",
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "image")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "ModuleNotFoundError" not in ended.stderr
+        assert "ImportError" not in ended.stderr
 
 
 def test_without_a_card_it_says_so(
