@@ -52,7 +52,7 @@ TARGETS_FIRST = ("libstdc++.so.6", "libgcc_s.so.1")
 NOT_PACKED = {
     "standard": "test idlelib tkinter turtledemo ensurepip lib2to3 site-packages config-* lib-dynload/_tkinter* "
     "lib-dynload/_curses* lib-dynload/readline* lib-dynload/nis* lib-dynload/_test* lib-dynload/_ctypes_test* "
-    "distutils/tests unittest/test sqlite3/test ctypes/test",
+    "lib-dynload/_crypt* distutils/tests unittest/test sqlite3/test ctypes/test",
     # as requirements/webui-overrides.txt: nothing imports them
     "packages": "pip pip-* numba* llvmlite* hf_xet* triton*",
     "webui": ".git .github cache outputs log config_states test tmp screenshot.png config.json ui-config.json "
