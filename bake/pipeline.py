@@ -55,6 +55,8 @@ class Baked:
     report: Path
     picture: Path | None
     """None where no picture was drawn with these weights."""
+    pushed: str | None
+    """The digest that the registry has it under, another one where layers were packed anew; None: not pushed."""
 
 
 def bake_image(context: Context, *, locked: bool = False) -> Baked:
@@ -103,6 +105,7 @@ def bake_image(context: Context, *, locked: bool = False) -> Baked:
         reference=reference,
         report=report,
         picture=context.folder.root / "picture.png" if run.plan.harvest == "own" else None,
+        pushed=str(pushed["digest"]) if pushed else None,
     )
 
 

@@ -23,7 +23,7 @@ SHARE_AN_ENGINE = {
     *("test_bake", "test_bake_models", "test_engine", "test_extensions", "test_install"),
     *("test_load", "test_no_store", "test_prune", "test_registry", "test_registry_auth"),
     *("test_report_page", "test_road", "test_sign", "test_streamed_weights", "test_try"),
-    "test_warmup",
+    *("test_warmup", "test_zstd"),
 }
 """Modules of which one at a time may run: a prune of one would take the base of another."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from bake.console import Console
-from bake.errors import MachineError, ManifestError
+from bake.errors import BuildError, MachineError, ManifestError
 from bake.image.engine.docker import Engine
 from bake.image.kept import Kept
 from bake.image.layout import LAYOUT_SCHEME, parse_layout, read_from_layout
@@ -19,6 +19,8 @@ from bake.image.registry.client import RegistryClient
 from bake.image.saved import IMAGE_FILE, load_saved_image
 from bake.image.source import read_from_engine, read_from_registry
 from bake.manifest.load import load_manifest
+from bake.manifest.model import Compression
+from bake.plan.state import BuildFolder
 
 Place = Literal["folder", "layout", "engine", "registry"]
 
@@ -31,6 +33,18 @@ class BakedImage:
     image: Image
     reference: str
     """What the manifest calls it; empty where only the folder was named."""
+    compression: Compression = "gzip"
+    """What the manifest says of it; a folder alone is pushed as it is."""
+
+    @property
+    def pushed_digest(self) -> str | None:
+        """What a registry knows it by; None where that is not known before a push, which packs layers anew."""
+        if self.compression == "gzip":
+            return self.image.digest
+        record = BuildFolder(self.folder).record("push")
+        known = record.result if record else {}
+        same = known.get("assembled") == self.image.digest
+        return str(known["digest"]) if same and "digest" in known else None
 
 
 def find_baked(what: str, *, build_dir: Path) -> BakedImage | None:
@@ -50,7 +64,12 @@ def find_baked(what: str, *, build_dir: Path) -> BakedImage | None:
     image = load_saved_image(folder)
     from bake.steps.load import reference_of  # noqa: PLC0415  # loads all that a bake needs
 
-    return BakedImage(folder=folder, image=image, reference=reference_of(manifest, image))
+    return BakedImage(
+        folder=folder,
+        image=image,
+        reference=reference_of(manifest, image),
+        compression=manifest.compression,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +141,7 @@ def pushed_reference(what: str, *, build_dir: Path) -> Reference:
 
     Raises:
         ManifestError: it is neither, or the manifest is wrong.
-        BuildError: the manifest is not baked yet.
+        BuildError: the manifest is not baked yet, or not pushed under another digest than the bake's.
     """
     baked = find_baked(what, build_dir=build_dir)
     if baked is None:
@@ -133,7 +152,13 @@ def pushed_reference(what: str, *, build_dir: Path) -> Reference:
             where=what,
             hint=f"name the manifest, or the image: registry/name@{baked.image.digest}",
         )
-    return parse_reference(baked.reference).at(baked.image.digest)
+    if baked.pushed_digest is None:
+        raise BuildError(
+            "it was not pushed from here yet, and a push packs its layers anew (compression: zstd)",
+            where=what,
+            hint=f"bake push {what}",
+        )
+    return parse_reference(baked.reference).at(baked.pushed_digest)
 
 
 def need_baked(what: str, *, build_dir: Path) -> BakedImage:

@@ -34,6 +34,7 @@ from runtime.worker import Role
 
 Family = Literal["sd1", "sd2", "sdxl", "demo"]
 FAMILIES: tuple[str, ...] = get_args(Family)
+Compression = Literal["gzip", "zstd"]
 
 _NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 _IMAGE = re.compile(
@@ -241,6 +242,10 @@ class Manifest(BaseModel):
     )
     base: Base = Field(default_factory=Base)
     deploy: Deploy = Field(default_factory=Deploy)
+    compression: Compression = Field(
+        "gzip",
+        description="gzip, or zstd: what layers are packed with at a push (docs/images.md#zstd)",
+    )
     image: str = Field(
         description="the repository that the image goes to, such as ghcr.io/you/jib-mix"
     )

@@ -148,6 +148,11 @@ def pinned_extensions(lock: Lock) -> Document:
     return {f"extension {pin.name}": " ".join([pin.commit, *pin.stored]) for pin in lock.extensions}
 
 
+def packing_of(manifest: Manifest) -> Document:
+    """The part of a key document that says what a push packs layers with; empty where it leaves them as they are."""
+    return {"compression": manifest.compression} if manifest.compression != "gzip" else {}
+
+
 def scripts_of(manifest: Manifest) -> Document:
     """The part of a key document that says to which scripts a request may give arguments."""
     named = {each.folder: each.scripts for each in manifest.extensions}

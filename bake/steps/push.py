@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bake.image.oci.model import Image
+from bake.console import format_bytes
+from bake.image.oci.model import Image, Layer
 from bake.image.oci.reference import parse_reference
 from bake.image.registry.credentials import find_credentials
 from bake.image.registry.push import push_image
+from bake.image.rewrite import needs_rewriting, push_rewritten
 from bake.plan.state import Document
 from bake.plan.step import (
     Earlier,
@@ -17,6 +19,7 @@ from bake.plan.step import (
     StepKind,
     StepName,
     new_pins,
+    packing_of,
     pinned_weights,
     total_bytes,
 )
@@ -33,6 +36,7 @@ def _document(situation: Situation, earlier: Earlier) -> Document | None:
         "image": earlier["assemble"].key,
         **pinned_weights(situation.lock),
         "repository": situation.manifest.image,
+        **packing_of(situation.manifest),
     }
 
 
@@ -44,22 +48,43 @@ def _decide(name: StepName, document: Document, situation: Situation, earlier: E
     record = situation.record("push")
     is_first = record is None or record.document.get("repository") != document["repository"]
     pushed = [] if record is None or is_first else record.result.get("layers", [])
-    there = {layer["digest"] for layer in pushed}
-    others = [
-        layer.size_bytes
-        for layer in situation.layers
-        if layer.kind != "weights" and layer.digest not in there
-    ]
+    others = _absent(situation, pushed)
     why = "the registry is asked what it lacks" + (named if new else "")
     if not is_assembled:
         why += f"; not counted: {'the base and ' if is_first else ''}what is made anew"
+    elif situation.manifest.compression == "zstd":
+        why += _describe_packing([layer for layer in others if needs_rewriting(layer)])
     weights = total_bytes(new)
+    others_bytes = sum(layer.size_bytes for layer in others)
     return Step(
         name=name,
         document=document,
         runs=True,
         why=why,
-        size_bytes=None if weights is None else weights + (sum(others) if is_assembled else 0),
+        size_bytes=None if weights is None else weights + (others_bytes if is_assembled else 0),
+    )
+
+
+def _absent(situation: Situation, pushed: Sequence[Mapping[str, Any]]) -> list[Layer]:
+    """What the last push left nothing of, weights aside; what it packed anew is there as another blob."""
+    as_it_is = {layer["digest"] for layer in pushed}
+    anew = {layer.get("rewritten_from") for layer in pushed}
+    packs = situation.manifest.compression == "zstd"
+    return [
+        layer
+        for layer in situation.layers
+        if layer.kind != "weights"
+        and layer.digest not in (anew if packs and needs_rewriting(layer) else as_it_is)
+    ]
+
+
+def _describe_packing(layers: Sequence[Layer]) -> str:
+    if not layers:
+        return ""
+    size = format_bytes(sum(layer.size_bytes for layer in layers))
+    return (
+        f"; {len(layers)} of its layers, {size} as they are, are read and packed with zstd,"
+        " unless the registry has them so from an earlier push"
     )
 
 
@@ -91,8 +116,14 @@ def push_to_registry(run: Run, image: Image) -> Mapping[str, Any]:
     for warning in licence_warnings(run.lock):
         run.context.console.warn(warning)
 
+    console, folder = run.context.console, run.context.folder
+
     def send() -> Mapping[str, Any]:
-        report = push_image(image, reference, console=run.context.console)
-        return report.as_json()
+        if run.context.manifest.compression == "gzip":
+            return push_image(image, reference, console=console).as_json()
+        with folder.temporary_folder("push") as scratch:
+            return push_rewritten(
+                image, reference, console=console, folder=scratch, kept=run.context.kept
+            ).as_json()
 
     return run.step("push", send)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bake.image.oci.model import RAW_LAYER, Descriptor, Layer, LayerKind, sha256_digest
+from bake.image.oci.model import GZIP_LAYER, RAW_LAYER, Descriptor, Layer, LayerKind, sha256_digest
 from bake.lock import Licence, Lock, Pin
 from bake.manifest.load import parse_manifest
 from bake.pipeline import STEPS
@@ -186,6 +186,34 @@ def test_a_push_of_an_assembled_image_counts_every_layer_that_is_not_there() -> 
     again = plan_with(records, options=options, layers=layers).step("push")
     assert again.size_bytes == len(b"thin!")
     assert again.why == "the registry is asked what it lacks"
+
+
+def test_a_push_under_zstd_says_what_has_to_be_packed_until_it_is() -> None:
+    options = Options(build_args={}, push=True)
+    text = TEXT + "compression: zstd\n"
+    base = layer(b"base", "base")
+    described = dataclasses.replace(base.descriptor, media_type=GZIP_LAYER)
+    base = dataclasses.replace(base, descriptor=described)
+    layers = [base, layer(b"w" * 500, "weights")]
+    records = records_of(plan_with(options=options))  # a push with gzip, which has the same weights
+    records["push"] = Record(
+        document=dict(records["push"].document),
+        result={"layers": [{"digest": each.digest} for each in layers]},
+    )
+    assert plan_with(records, options=options, layers=layers).step("push").size_bytes == 0
+    first = plan_with(records, options=options, layers=layers, text=text).step("push")
+    assert first.document["compression"] == "zstd"
+    assert first.size_bytes == len(b"base")
+    assert first.why.endswith(
+        "; 1 of its layers, 4 B as they are, are read and packed with zstd,"
+        " unless the registry has them so from an earlier push"
+    )
+    there = [{"digest": "sha256:1", "rewritten_from": base.digest}]
+    records["push"] = Record(document=dict(first.document), result={"layers": there})
+    again = plan_with(records, options=options, layers=layers, text=text).step("push")
+    assert (again.size_bytes, again.why) == (0, "the registry is asked what it lacks")
+    back = plan_with(records, options=options, layers=layers).step("push")
+    assert back.size_bytes == len(b"base")
 
 
 def test_a_push_says_what_its_bytes_leave_out() -> None:

@@ -146,7 +146,12 @@ def test_a_push_warns_of_licences_and_records_what_was_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = PushReport(
-        reference=NAMED_BY_CONTENT, digest=IMAGE.digest, layers=(), sent_bytes=7, seconds=1.0
+        reference=NAMED_BY_CONTENT,
+        digest=IMAGE.digest,
+        assembled=IMAGE.digest,
+        layers=(),
+        sent_bytes=7,
+        seconds=1.0,
     )
     sent = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from bake.cli.options import build_dir_option, json_option, manifest_argument, quiet_option
-from bake.cli.subject import find_baked
+from bake.cli.subject import find_baked, pushed_reference
 from bake.console import Console
 from bake.deploy.client import Endpoint, RunpodClient, connect
 from bake.deploy.deploy import (
@@ -25,8 +25,7 @@ from bake.deploy.deploy import (
 from bake.deploy.desired import ROOM_GB, desired_endpoint, disk_for
 from bake.deploy.release import wait_for_release
 from bake.errors import BuildError, ManifestError
-from bake.image.oci.model import Image
-from bake.image.oci.reference import parse_reference
+from bake.image.oci.reference import Reference, parse_reference
 from bake.image.registry.client import RegistryClient
 from bake.lock import lock_path, read_lock
 from bake.manifest.load import load_manifest
@@ -177,14 +176,16 @@ def _image(
         baked = None
     if baked is None:
         return f"{manifest.image}@(digest of the bake)", _guess_disk(manifest)
-    reference = parse_reference(baked.reference).at(baked.image.digest)
     if is_needed:
-        _need_pushed(baked.image, baked.reference, manifest)
-    return str(reference), disk_for(baked.image)
+        reference = pushed_reference(str(manifest.path), build_dir=build_dir)
+        _need_pushed(reference, manifest)
+        return str(reference), disk_for(baked.image)
+    if baked.pushed_digest is None:
+        return f"{manifest.image}@(digest of the push)", disk_for(baked.image)
+    return str(parse_reference(baked.reference).at(baked.pushed_digest)), disk_for(baked.image)
 
 
-def _need_pushed(image: Image, name: str, manifest: Manifest) -> None:
-    reference = parse_reference(name).at(image.digest)
+def _need_pushed(reference: Reference, manifest: Manifest) -> None:
     with RegistryClient(reference.host) as registry:
         if registry.manifest_digest(reference) is None:
             raise ManifestError(

@@ -57,8 +57,12 @@ def command(
             reference=baked.reference,
             report=str(baked.report),
             picture=picture,
+            pushed=baked.pushed,
         )
         lines = [f"image    {baked.reference}", f"digest   {baked.image.digest}"]
+        lines += (
+            [f"pushed   {baked.pushed}"] if baked.pushed not in (None, baked.image.digest) else []
+        )
         lines += [f"picture  {picture}"] if picture else []
         console.answer("\n".join([*lines, f"report   {baked.report}"]))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -10,13 +12,16 @@ from bake.cli.options import build_dir_option, json_option, quiet_option
 from bake.cli.subject import BakedImage, need_baked
 from bake.console import Console, format_bytes
 from bake.errors import ManifestError
+from bake.image.kept import Kept
 from bake.image.layout import LAYOUT_SCHEME, parse_layout, write_layout
-from bake.image.oci.model import LOCK_LABEL, Image
+from bake.image.oci.model import LOCK_LABEL
 from bake.image.registry.push import PushReport, push_image
+from bake.image.rewrite import push_rewritten, write_rewritten_layout
 from bake.lock import Lock, lock_path, read_lock
 from bake.manifest.load import load_manifest
 from bake.plan.state import BuildFolder
-from bake.plan.step import pinned_weights
+from bake.plan.step import packing_of, pinned_weights
+from bake.settings import Settings
 from bake.weights.licences import licence_warnings
 
 
@@ -44,31 +49,57 @@ def command(
     for warning in licence_warnings(lock) if lock else []:
         console.warn(warning)
     if target.startswith(LAYOUT_SCHEME):
-        _write_layout(baked.image, target, console)
+        _write_layout(baked, target, console)
         return
     with console.step("push", target):
-        report = push_image(baked.image, target, console=console)
+        report = _push(baked, target, console)
     if Path(what).is_file() and target == baked.reference:
         _note(Path(what), baked, report)
     if not as_json:
         click.echo("\n".join(_lines(report)))
 
 
+def _push(baked: BakedImage, target: str, console: Console) -> PushReport:
+    if baked.compression == "gzip":
+        return push_image(baked.image, target, console=console)
+    with _scratch(baked, console) as scratch:
+        return push_rewritten(baked.image, target, console=console, folder=scratch, kept=_kept())
+
+
+@contextmanager
+def _scratch(baked: BakedImage, console: Console) -> Iterator[Path]:
+    folder = BuildFolder(baked.folder)
+    with folder.locked(console), folder.temporary_folder("push") as scratch:
+        yield scratch
+
+
+def _kept() -> Kept:
+    return Kept(Settings.from_environment().kept)
+
+
 def _note(manifest: Path, baked: BakedImage, report: PushReport) -> None:
     """Keeps what the registry has now, so that `bake plan --push` does not count it again."""
     lock = baked.image.labels.get(LOCK_LABEL)
     if lock:
+        read = load_manifest(manifest)
         document = {
             **pinned_weights(Lock.from_json(lock)),
-            "repository": load_manifest(manifest).image,
+            "repository": read.image,
+            **packing_of(read),
         }
         BuildFolder(baked.folder).write_record("push", document, report.as_json())
 
 
-def _write_layout(image: Image, target: str, console: Console) -> None:
-    folder, tag = parse_layout(target)
+def _write_layout(baked: BakedImage, target: str, console: Console) -> None:
+    (folder, tag), image = parse_layout(target), baked.image
     with console.step("write", target):
-        write_layout(image, folder, tag=tag)
+        if baked.compression == "gzip":
+            write_layout(image, folder, tag=tag)
+        else:
+            with _scratch(baked, console) as scratch:
+                image = write_rewritten_layout(
+                    image, folder, tag=tag, console=console, folder=scratch, kept=_kept()
+                )
     console.event("written", reference=target, digest=image.digest)
     if not console.as_json:
         click.echo(f"{target} {image.digest}")

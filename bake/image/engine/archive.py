@@ -70,7 +70,12 @@ class EngineContent:
         for _, content in saved_blobs(self.image, {self.member}, engine=self.engine):
             yield from skip_bytes(content, offset_bytes)
             return
-        raise BuildError(f"the engine no longer holds {self.member}", where=self.image)
+        raise BuildError(
+            f"the engine no longer holds {self.member}",
+            where=self.image,
+            hint="with the containerd store, it may have unpacked the layer from another image's blob, and a save"
+            " lacks it: ask the registry, with --registry",
+        )
 
     def describe(self) -> dict[str, Any]:
         return {"from": "engine", "image": self.image, "member": self.member}

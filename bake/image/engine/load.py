@@ -17,7 +17,8 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, StreamParseError
 
 from bake.errors import BuildError, MachineError
-from bake.image.engine.archive import EngineContent, EngineLike, list_present
+from bake.image.engine.archive import Archive, EngineContent, EngineLike, list_present
+from bake.image.engine.probe import has_containerd_store, probe_engine
 from bake.image.oci.model import (
     BASE_DIGEST_LABEL,
     BASE_LAYERS_LABEL,
@@ -90,8 +91,31 @@ def _present_layers(image: Image, engine: EngineLike) -> int:
         assert isinstance(base, EngineContent)  # noqa: S101
         if _image_id(engine, base.image) is None:
             read_from_it = 0
-    known = [read_from_it, _pulled_base(image, engine)]
-    return max([*known, *(_common(ours, theirs) for theirs in _local_layers(engine))])
+    known = max(read_from_it, _pulled_base(image, engine))
+    claims = {each: _common(ours, theirs) for each, theirs in _local_layers(engine).items()}
+    for image_id, count in sorted(claims.items(), key=lambda claim: -claim[1]):
+        if count <= known:
+            break
+        # A copy keeps the labels, and may have other blobs: skopeo's gzip, a push with compression: zstd.
+        known = max(known, min(count, _common(ours, _blobs_of(engine, image_id, ours))))
+    return known
+
+
+def _blobs_of(
+    engine: EngineLike, image_id: str, ours: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Diff ids and blobs of an image in a containerd store, as its manifest has them; none where that is not told.
+
+    The classic store keeps no blobs: there, the same diff ids are the same layers.
+    """
+    if not has_containerd_store(engine):
+        return list(ours)
+    archive = Archive(image_id=image_id)
+    try:
+        found = archive.image(image_id, engine=engine) if probe_engine(engine, archive) else None
+    except BuildError:
+        found = None
+    return [(layer.diff_id, layer.digest) for layer in found.layers] if found else []
 
 
 def _pulled_base(image: Image, engine: EngineLike) -> int:
@@ -105,15 +129,17 @@ def _pulled_base(image: Image, engine: EngineLike) -> int:
     return 0
 
 
-def _local_layers(engine: EngineLike) -> Iterator[list[tuple[str, str]]]:
-    """Diff ids and blobs of the images of ours that the engine has, by their labels."""
+def _local_layers(engine: EngineLike) -> dict[str, list[tuple[str, str]]]:
+    """By id, diff ids and blobs of the images of ours that the engine has, as their labels say."""
+    layers = {}
     for found in list_present(engine, filters={"label": LAYERS_LABEL}):
         labels = found.labels
         blobs = f"{labels.get(BASE_LAYERS_LABEL, '')} {labels.get(LAYERS_LABEL, '')}".split()
         diff_ids = (found.attrs.get("RootFS") or {}).get("Layers") or []
         # Not so in an image that was built on top of one of ours: it inherits the labels.
         if len(blobs) == len(diff_ids):
-            yield list(zip(diff_ids, blobs, strict=True))
+            layers[str(found.id)] = list(zip(diff_ids, blobs, strict=True))
+    return layers
 
 
 def _common(ours: Sequence[tuple[str, str]], theirs: Sequence[tuple[str, str]]) -> int:

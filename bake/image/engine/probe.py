@@ -118,8 +118,12 @@ def _listening() -> Iterator[_Registry]:
 
 
 def _can_be_asked(engine: EngineLike, image_id: str) -> bool:
-    status = json.dumps(engine.client.info().get("DriverStatus"))
-    return "io.containerd.snapshotter" in status and bool(engine.client.images.get(image_id).tags)
+    return has_containerd_store(engine) and bool(engine.client.images.get(image_id).tags)
+
+
+def has_containerd_store(engine: EngineLike) -> bool:
+    """Whether an engine keeps images in containerd, as the blobs that they were pulled as."""
+    return "io.containerd.snapshotter" in json.dumps(engine.client.info().get("DriverStatus"))
 
 
 def _push(engine: EngineLike, archive: Archive, registry: _Registry, *, name: str) -> None:

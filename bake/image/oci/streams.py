@@ -1,18 +1,27 @@
-"""Tars and gzip read from streams of chunks, so that no layer or archive is ever held or written down."""
+"""Tars, gzip and zstd as streams of chunks, so that no layer or archive is ever held or written down."""
 
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 from bake.errors import BuildError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Packing = Literal["", "gzip", "zstd"]
+"""How a layer's bytes are packed; empty: not at all."""
 CHUNK_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_SKIPPABLE = bytes(range(0x50, 0x60))
 
 
 class UnsoundLayer(BuildError):  # noqa: N818  # it is the layer's state, whoever reads it
@@ -88,24 +97,29 @@ def peek(chunks: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
     return first[: len(_ZSTD_MAGIC)], _chain(first, iterator)
 
 
-def is_gzip(first: bytes) -> bool:
-    """Whether a stream is gzipped (a media type may be wrong, the bytes are not).
-
-    Raises:
-        UnsoundLayer: it is compressed with zstd, which engines before 23 cannot pull either.
-    """
-    if first.startswith(_ZSTD_MAGIC):
-        raise UnsoundLayer(
-            "the layer is compressed with zstd, which bake cannot read",
-            hint="build the image with gzip or uncompressed layers",
-        )
-    return first.startswith(_GZIP_MAGIC)
+def packing_of(first: bytes) -> Packing:
+    """How a stream is packed, by its first bytes: a media type may be wrong, they are not."""
+    # pzstd begins with a frame that is to be skipped; its magic has sixteen forms
+    if first.startswith(_ZSTD_MAGIC) or (first[:1] in _SKIPPABLE and first[1:4] == b"\x2a\x4d\x18"):
+        return "zstd"
+    return "gzip" if first.startswith(_GZIP_MAGIC) else ""
 
 
 def unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The stream without its gzip, where it has one."""
+    """The stream without its packing, where it has one.
+
+    Raises:
+        UnsoundLayer: it is damaged, or ends in the middle.
+    """
     first, whole = peek(chunks)
-    return gunzipped(whole) if is_gzip(first) else whole
+    return unpacked_as(packing_of(first), whole)
+
+
+def unpacked_as(packing: Packing, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The stream without the packing that it is known to have. Raises as `unpacked`."""
+    if packing == "zstd":
+        return unzstd(chunks)
+    return gunzipped(chunks) if packing == "gzip" else chunks
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -137,3 +151,38 @@ def gunzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
                 data, ended = inflater.unused_data, True
     if not ended:
         raise UnsoundLayer("a gzipped layer ends in the middle")
+
+
+def unzstd(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """All frames of a zstd stream: pzstd and zstd:chunked write more than one.
+
+    Raises:
+        UnsoundLayer: it is damaged, or ends in the middle.
+    """
+    frame, is_begun = zstd.ZstdDecompressor(), False
+    for chunk in chunks:
+        data = chunk
+        while data or not (frame.needs_input or frame.eof):
+            if frame.eof:
+                frame = zstd.ZstdDecompressor()
+            try:
+                plain = frame.decompress(data, 4 * CHUNK_BYTES)
+            except (zstd.ZstdError, MemoryError) as error:  # a window larger than any encoder's
+                raise UnsoundLayer(f"a layer under zstd is damaged: {error}") from error
+            is_begun = True
+            yield plain
+            data = frame.unused_data if frame.eof else b""
+    if is_begun and not frame.eof:
+        raise UnsoundLayer("a layer under zstd ends in the middle")
+
+
+def zstd_packed(chunks: Iterable[bytes], level: int) -> Iterator[bytes]:
+    """The stream under zstd, as one frame.
+
+    The same for the same bytes, level and version of zstd, however the chunks are cut: the packer is given
+    pieces of one length, and works in one thread.
+    """
+    packer, plain = zstd.ZstdCompressor(level=level), ChunkReader(chunks)
+    while piece := plain.read(CHUNK_BYTES):
+        yield packer.compress(piece)
+    yield packer.flush()

@@ -8,20 +8,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bake.console import Console, Progress, format_bytes
 from bake.errors import BuildError, PushError
 from bake.image.engine.archive import EngineContent, saved_blobs
-from bake.image.oci.model import MANIFEST, BytesContent, Content, Descriptor, Image, Layer
+from bake.image.oci.model import (
+    MANIFEST,
+    REWRITTEN_FROM,
+    BytesContent,
+    Content,
+    Descriptor,
+    Image,
+    Layer,
+)
 from bake.image.oci.reference import Reference, parse_reference
+from bake.image.parallel import run_in_parallel
 from bake.image.registry.client import RegistryClient, RegistryContent
 from bake.image.registry.transport import RegistryOptions
-from bake.image.registry.upload import Blob, How, Stopped, Uploader
+from bake.image.registry.upload import Blob, How, Uploader
 
+T = TypeVar("T")
 _SHOWN_WITHIN_S = 20.0
 
 
@@ -35,6 +44,8 @@ class PushedLayer:
     size_bytes: int
     how: How
     """`present` before, `mounted` from another repository, or `uploaded`."""
+    rewritten_from: str = ""
+    """The digest of the layer that was packed anew, where this is not the image's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +54,9 @@ class PushReport:
 
     reference: str
     digest: str
+    """What the tag points at."""
+    assembled: str
+    """The digest of the image that was to be pushed: another one where layers were packed anew."""
     layers: tuple[PushedLayer, ...]
     sent_bytes: int
     """Everything that went over the wire in bodies, repeats included."""
@@ -53,6 +67,7 @@ class PushReport:
         return {
             "reference": self.reference,
             "digest": self.digest,
+            "assembled": self.assembled,
             "sent_bytes": self.sent_bytes,
             "seconds": round(self.seconds, 3),
             "layers": [
@@ -62,6 +77,7 @@ class PushReport:
                     "comment": layer.comment,
                     "size_bytes": layer.size_bytes,
                     "how": layer.how,
+                    "rewritten_from": layer.rewritten_from,
                 }
                 for layer in self.layers
             ],
@@ -75,6 +91,7 @@ def push_image(
     console: Console,
     options: RegistryOptions | None = None,
     client: RegistryClient | None = None,
+    assembled: str = "",
 ) -> PushReport:
     """Pushes an image to a registry.
 
@@ -84,6 +101,7 @@ def push_image(
         console: Progress.
         options: Retries, chunks, TLS; the environment's if not given.
         client: Instead of one made from `options` and the docker config.
+        assembled: The digest of the image that this one was rewritten from, for the report.
 
     Raises:
         PushError: the registry refuses or does not answer; the tag is as it was.
@@ -101,6 +119,7 @@ def push_image(
     report = PushReport(
         reference=str(target),
         digest=image.digest,
+        assembled=assembled or image.digest,
         layers=tuple(
             PushedLayer(
                 digest=layer.digest,
@@ -108,6 +127,7 @@ def push_image(
                 comment=layer.comment,
                 size_bytes=layer.size_bytes,
                 how=hows[layer.digest],
+                rewritten_from=layer.descriptor.annotations.get(REWRITTEN_FROM, ""),
             )
             for layer in image.layers
         ),
@@ -309,20 +329,9 @@ class _Push:
             f"{counts['present']} there already, {counts['mounted']} mounted"
         )
 
-    def _in_parallel(self, tasks: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Runs tasks at once; the first failure stops the others."""
-        with ThreadPoolExecutor(self._registry.options.parallel) as pool:
-            futures: list[Future[Any]] = [pool.submit(task) for task in tasks]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-                for future in futures:
-                    if future.done() and not isinstance(future.exception(), (Stopped, type(None))):
-                        future.result()
-                return [future.result() for future in futures]
-            except BaseException:
-                self._uploader.stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+    def _in_parallel(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
+        workers = self._registry.options.parallel
+        return run_in_parallel(tasks, workers=workers, stop=self._uploader.stop)
 
 
 class _FirstPass:

@@ -18,6 +18,7 @@ import requests
 
 from bake.errors import BuildError, PushError
 from bake.image.oci.model import Content, check_digest, digest_of, read_content
+from bake.image.parallel import Stopped
 from bake.image.registry.address import own_url
 from bake.image.registry.answers import meaning_of
 from bake.image.registry.auth import push_scope
@@ -29,10 +30,6 @@ _MOUNT_ATTEMPTS = 2
 _MOST_REFUSED = 3
 _CHUNKS_AFTER_413 = (95 << 20, 45 << 20, 16 << 20, 5 << 20, 1 << 20)
 """Below usual limits of proxies: 100 MB, 50 MB; 5 MiB is the least that object stores accept."""
-
-
-class Stopped(Exception):  # noqa: N818  # no fault of this blob's
-    """Another blob of the same push failed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,14 @@ from bake.console import Console
 from bake.errors import BuildError, VerifyError
 from bake.image.engine.archive import EngineContent, EngineLike, saved_blobs
 from bake.image.kept import Kept
-from bake.image.oci.model import BASE_LAYERS_LABEL, Image, Layer, digest_of, read_content
+from bake.image.oci.model import (
+    BASE_LAYERS_LABEL,
+    REWRITTEN_FROM,
+    Image,
+    Layer,
+    digest_of,
+    read_content,
+)
 from bake.image.registry.client import RegistryContent
 from bake.image.saved import load_saved_image
 from bake.image.verify.checks import (
@@ -91,10 +98,16 @@ def verify_image(
 
 
 def count_base_layers(image: Image) -> int:
-    """How many of the lowest layers are the base's: none where the label and the manifest differ."""
+    """How many of the lowest layers are the base's: none where the label and the manifest differ.
+
+    A layer that was packed anew at a push says which one it was.
+    """
     labels = image.labels
     said = str(labels.get(BASE_LAYERS_LABEL, "")).split()
-    lowest = [layer.digest for layer in image.layers[: len(said)]]
+    lowest = [
+        layer.descriptor.annotations.get(REWRITTEN_FROM, layer.digest)
+        for layer in image.layers[: len(said)]
+    ]
     return len(said) if said == lowest else 0
 
 
@@ -199,7 +212,7 @@ class _Scan:
         return [facts[layer.digest] for layer in layers]
 
     def _is_known(self, layer: Layer) -> bool:
-        found = self._kept_findings(layer.digest)
+        found = self._kept_findings(layer)
         if found is not None:
             self.in_base[layer.digest] = found
         return found is not None
@@ -207,22 +220,27 @@ class _Scan:
     def _note_base(self, layer: Layer, chunks: Iterator[bytes]) -> None:
         """Of a base's files nothing is kept: there are tens of thousands."""
         found = scan_layer(chunks, self.scanner)
+        wrong = ""
         if found.digest != layer.digest:
-            other = Finding(kind="other bytes than its digest says", where=layer.digest)
-            self.in_base[layer.digest] = [other]
-            return
-        self.in_base[layer.digest] = found.findings
-        if self.kept is not None:
+            wrong = "other bytes than its digest says"
+        elif found.diff_id != layer.diff_id:
+            wrong = "another tree than the config says"
+        findings = [Finding(kind=wrong, where=layer.digest)] if wrong else found.findings
+        self.in_base[layer.digest] = [*self.in_base.get(layer.digest, ()), *findings]
+        if self.kept is not None and not wrong:
             texts = [asdict(finding) for finding in found.findings]
-            self.kept.write("findings", layer.digest, self._version, texts)
+            value = {"diff_id": found.diff_id, "findings": texts}
+            self.kept.write("findings", layer.digest, self._version, value)
 
-    def _kept_findings(self, digest: str) -> Sequence[Finding] | None:
+    def _kept_findings(self, layer: Layer) -> Sequence[Finding] | None:
         def parse(data: Any) -> Sequence[Finding]:
-            return [Finding(**each) for each in data]
+            if data["diff_id"] != layer.diff_id:
+                raise ValueError("is read again, and found to be another tree")
+            return [Finding(**each) for each in data["findings"]]
 
         if self.kept is None:
             return None
-        return self.kept.read("findings", digest, self._version, parse)
+        return self.kept.read("findings", layer.digest, self._version, parse)
 
     def _facts(self, layer: Layer, chunks: Iterator[bytes]) -> LayerFacts:
         """What the bytes at hand hold, whatever the layer's digest says of them."""

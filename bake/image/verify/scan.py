@@ -18,10 +18,10 @@ from bake.image.oci.streams import (
     CHUNK_BYTES,
     ChunkReader,
     UnsoundLayer,
-    gunzipped,
-    is_gzip,
     open_tar,
+    packing_of,
     peek,
+    unpacked_as,
 )
 from bake.image.verify.secrets import OVERLAP_BYTES, Finding, SecretScanner
 from bake.plan.code import version_of
@@ -135,17 +135,17 @@ def scan_layer(chunks: Iterable[bytes], scanner: SecretScanner) -> LayerFacts:
         first, whole = peek(chunks)
         source = packed.passing(whole)
         facts = _Facts(scanner)
-        is_packed = False
+        packing = packing_of(first)
         unsound = ""
         try:
             # A raw layer's digest is its diff id: hashing gigabytes twice would double the time.
-            is_packed = is_gzip(first)
-            facts.read(ChunkReader(plain.passing(gunzipped(source)) if is_packed else source))
+            tree = plain.passing(unpacked_as(packing, source)) if packing else source
+            facts.read(ChunkReader(tree))
         except UnsoundLayer as error:
             unsound = error.what
         for _ in source:
             pass
-        if not is_packed:
+        if not packing:
             plain = packed
         return LayerFacts(
             digest=packed.digest(),
