@@ -4,8 +4,14 @@ The same base and the same model in the same registry, pulled in turn into an en
 registry's files are warm in both cases.
 
     eval "$(demo/engine/env)"; .venv/bin/python -m benchmarks.pull [--mebibytes 2048] [--runs 3] [--json FILE]
+    … --whole --base REGISTRY/NEW:TAG --old-base REGISTRY/OLD:TAG
 
-Figures: our median over the gzip layout's, `pull_ratio` with the classic store (the engine's own default up to
+The second form pulls whole images (`benchmarks.whole`), with real bases that lie in the registry beside the engine:
+today's, and that of commit e6bab55. Figures: our seconds over the others', `whole_before`, `whole_official` and, for
+`compression: zstd`, `whole_zstd_before`, `whole_zstd_official`; with `_containerd` for that store; `wire_base` and
+`wire_base_zstd` are the bytes of our base over those of the older one.
+
+Figures of the first form: our median over the gzip layout's, `pull_ratio` with the classic store (the engine's own default up to
 28), `pull_ratio_containerd` with the containerd store. Where we may start engines, new ones pull, one after the
 other: the engine that built keeps its layers in the build cache, and with the containerd store it would download
 nothing. Elsewhere `--into unix:///…/docker.sock` names an engine. A pull that finds a layer in the engine ends the
@@ -29,6 +35,7 @@ from benchmarks.images import (
     can_start_engines,
     docker,
     has_containerd_store,
+    layer_sizes,
     machine,
     make_base,
     private_engine,
@@ -38,6 +45,7 @@ from benchmarks.images import (
     write_weights,
 )
 from benchmarks.report import environment, write_report
+from benchmarks.whole import push_whole_images
 
 
 def main() -> None:
@@ -47,33 +55,97 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--into", help="the engine that pulls; see above")
+    parser.add_argument("--whole", action="store_true", help="pull whole images, with real bases")
+    parser.add_argument("--base", help="today's base, in the registry beside the engine")
+    parser.add_argument("--old-base", help="that of commit e6bab55, there too")
+    parser.add_argument("--images", help="for --whole: what an earlier run has pushed, by its name")
+    parser.add_argument("--push-only", action="store_true", help="for --whole: pull nothing yet")
     parser.add_argument("--json", type=Path, dest="out")
     asked = parser.parse_args()
-    name = f"{test_registry()}/bench-pull-{os.getpid()}"
+    if asked.whole and not (asked.base and asked.old_base):
+        parser.error("--whole needs --base and --old-base")
     tested_on = machine()
-    images = {"raw": f"{name}-ours:1", "gzip": f"{name}-docker:1"}
-    with tempfile.TemporaryDirectory(dir=asked.folder, prefix="pull-") as folder:
-        make_images(name, images, Path(folder), asked.mebibytes << 20, asked.base_mebibytes << 20)
+    name = asked.images or f"{test_registry()}/bench-pull-{os.getpid()}"
+    with tempfile.TemporaryDirectory(dir=asked.folder, prefix="pull-") as made:
+        folder = Path(made)
+        images = (
+            make_whole(name, folder, asked) if asked.whole else make_images(name, folder, asked)
+        )
+        wire = {kind: layer_sizes(image) for kind, image in images.items()}
         runs = {}
-        for store, engine in pullers(asked.into, Path(folder)).items():
+        for store, engine in () if asked.push_only else pullers(asked.into, folder).items():
             with engine as os.environ["DOCKER_HOST"]:
                 runs[store] = timed_pulls(images, asked.runs)
-    print(f"{tested_on}, model of {asked.mebibytes} MiB, {asked.runs} runs")
-    figures = {}
-    for store, seconds in runs.items():
-        for kind, values in seconds.items():
-            rounded = [round(each, 2) for each in values]
-            print(f"  {store:<12}{kind:<6}{statistics.median(values):>8.2f} s  {rounded}")
-        ratio = statistics.median(seconds["raw"]) / statistics.median(seconds["gzip"])
-        figures["pull_ratio" if store == "classic" else f"pull_ratio_{store}"] = ratio
-    for name, ratio in figures.items():
-        print(f"{name} {ratio:.3f}")
+    print(f"{tested_on}, model of {asked.mebibytes} MiB, {asked.runs} runs, images {name}-…")
+    show_runs(runs)
+    figures = whole_figures(runs, wire) if asked.whole else usual_figures(runs)
+    for figure, ratio in figures.items():
+        print(f"{figure} {ratio:.3f}")
     write_report(
         asked.out,
         figures=figures,
         environment=environment(engine=tested_on, mebibytes=asked.mebibytes, rounds=asked.runs),
         runs=runs,
     )
+
+
+def show_runs(runs: dict[str, dict[str, list[float]]]) -> None:
+    """Prints a line for each image and store."""
+    for store, seconds in runs.items():
+        for kind, values in seconds.items():
+            rounded = [round(each, 2) for each in values]
+            print(f"  {store:<12}{kind:<10}{statistics.median(values):>8.2f} s  {rounded}")
+
+
+def usual_figures(runs: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    """Raw weights over gzipped ones, for each store."""
+    return {
+        "pull_ratio" if store == "classic" else f"pull_ratio_{store}": _ratio(
+            seconds, "raw", "gzip"
+        )
+        for store, seconds in runs.items()
+    }
+
+
+def whole_figures(
+    runs: dict[str, dict[str, list[float]]], wire: dict[str, dict[str, int]]
+) -> dict[str, float]:
+    """Ours over the others', in seconds and in bytes of the base."""
+    figures = {}
+    for store, seconds in runs.items():
+        suffix = "" if store == "classic" else f"_{store}"
+        for ours, prefix in (("raw", "whole"), ("zstd", "whole_zstd")):
+            for theirs in ("before", "official"):
+                figures[f"{prefix}_{theirs}{suffix}"] = _ratio(seconds, ours, theirs)
+    old = _base_bytes(wire["before"])
+    for ours, figure in (("raw", "wire_base"), ("zstd", "wire_base_zstd")):
+        figures[figure] = _base_bytes(wire[ours]) / old
+        print(
+            f"  {ours}: base of {_base_bytes(wire[ours]) / 1e6:.0f} MB, the older one {old / 1e6:.0f}"
+        )
+    return figures
+
+
+def _ratio(seconds: dict[str, list[float]], ours: str, theirs: str) -> float:
+    return statistics.median(seconds[ours]) / statistics.median(seconds[theirs])
+
+
+def _base_bytes(layers: dict[str, int]) -> int:
+    """All but the two layers above the base."""
+    return sum(list(layers.values())[:-2])
+
+
+def make_whole(name: str, folder: Path, asked: argparse.Namespace) -> dict[str, str]:
+    """Pushes the images of `benchmarks.whole`, or names those that are there."""
+    if asked.images:
+        return {kind: f"{name}-{kind}:1" for kind in ("raw", "zstd", "before", "official")}
+    model = folder / "model.safetensors"
+    sha256 = write_weights(model, asked.mebibytes << 20)
+    images = push_whole_images(
+        name, base=asked.base, old_base=asked.old_base, model=model, sha256=sha256, folder=folder
+    )
+    model.unlink()
+    return images
 
 
 def pullers(into: str | None, folder: Path) -> dict[str, AbstractContextManager[str]]:
@@ -96,18 +168,18 @@ def timed_pulls(images: dict[str, str], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def make_images(
-    name: str, images: dict[str, str], folder: Path, model_bytes: int, base_bytes: int
-) -> None:
+def make_images(name: str, folder: Path, asked: argparse.Namespace) -> dict[str, str]:
     """Pushes both, and leaves none in the engine."""
+    images = {"raw": f"{name}-ours:1", "gzip": f"{name}-docker:1"}
     base = f"{name}-base:1"
-    make_base(base, base_bytes, folder)
+    make_base(base, asked.base_mebibytes << 20, folder)
     model = folder / "model.safetensors"
-    sha256 = write_weights(model, model_bytes)
+    sha256 = write_weights(model, asked.mebibytes << 20)
     push_ours(base, images["raw"], model, sha256, "1", folder / "ours")
     push_with_docker(base, images["gzip"], model, "1", folder / "docker")
     docker("rmi", "--force", base, images["gzip"])
     docker("builder", "prune", "--force", "--filter", "type=source.local")
+    return images
 
 
 def pull(image: str) -> float:

@@ -1,6 +1,7 @@
 """Leaves out of a CUDA environment what a worker on one card never opens or runs.
 
     python3 slim.py SITE_PACKAGES --card 8.9 [--nvidia] [--json FILE]
+    python3 slim.py SITE_PACKAGES --card 8.9 [--nvidia] --check
     python3 slim.py --list FILE…
 
 The first form removes the files of `LEFT_OUT`, and overwrites with zeros the machine code of other cards in
@@ -9,7 +10,9 @@ found before, and no library changes its size. Zeros cost nothing on the wire. L
 changed only with `--nvidia`: the CUDA toolkit's and cuDNN's licences let nobody distribute modified ones, so that is
 for images which stay in one's own house.
 
-The second form prints, as JSON, for each card how many cubins the files (libraries or wheels) hold for it.
+The second form changes nothing, and fails where something of that is back: the last step of Dockerfile.base.
+
+The third form prints, as JSON, for each card how many cubins the files (libraries or wheels) hold for it.
 
 Standard library only: Dockerfile.base runs it, and `bake` asks it about ready-made wheels.
 """
@@ -167,16 +170,45 @@ def slim(site_packages: Path, *, card: int, nvidia: bool = False) -> Saved:
     for pattern in LEFT_OUT:
         for path in sorted(site_packages.glob(pattern)):
             saved.removed[pattern] = saved.removed.get(pattern, 0) + _remove(path)
-    for pattern in FAT + (FAT_NVIDIA if nvidia else ()):
-        for path in sorted(site_packages.glob(pattern)):
-            name = str(path.relative_to(site_packages))
-            if path.is_file() and not path.is_symlink() and name not in saved.zeroed:
-                _overwrite(path, name, card, saved)
+    for name, path in _libraries(site_packages, nvidia=nvidia):
+        _overwrite(path, name, card, saved)
     if not any(saved.kept.values()):
         raise ValueError(f"no library below {site_packages} holds code for sm_{card}")
     if lost := sorted(find_missing(site_packages) - missing):
         raise ValueError("; ".join(f"{who} needs {what}, which was left out" for who, what in lost))
     return saved
+
+
+def find_back(site_packages: Path, *, card: int, nvidia: bool = False) -> list[str]:
+    """What should have been left out or overwritten and is there, a text for each; arguments as for `slim`."""
+    back = [
+        f"{path.relative_to(site_packages)} is there again ({reason})"
+        for pattern, reason in LEFT_OUT.items()
+        for path in sorted(site_packages.glob(pattern))
+    ]
+    for name, path in _libraries(site_packages, nvidia=nvidia):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as read:
+            found = {
+                _dotted(each.architecture)
+                for entries in read_fat_binaries(read)
+                for each in foreign_to(card, entries)
+                if read[each.begin : each.begin + each.size].strip(b"\0")
+            }
+        if found:
+            back.append(f"{name} holds code of other cards again ({', '.join(sorted(found))})")
+    return back
+
+
+def _libraries(site_packages: Path, *, nvidia: bool) -> Iterator[tuple[str, Path]]:
+    """The files of `FAT`, and with `nvidia` of `FAT_NVIDIA`: name and path of each, once."""
+    seen: set[str] = set()
+    for pattern in FAT + (FAT_NVIDIA if nvidia else ()):
+        for path in sorted(site_packages.glob(pattern)):
+            name = str(path.relative_to(site_packages))
+            is_file = path.is_file() and not path.is_symlink() and path.stat().st_size
+            if is_file and name not in seen:
+                seen.add(name)
+                yield name, path
 
 
 def find_missing(site_packages: Path) -> set[tuple[str, str]]:
@@ -208,8 +240,6 @@ def _remove(path: Path) -> int:
 
 
 def _overwrite(path: Path, name: str, card: int, saved: Saved) -> None:
-    if not path.stat().st_size:
-        return
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as content:
         zeroed, kept, any_code = 0, {}, False  # type: int, dict[str, int], bool
         for entries in list(read_fat_binaries(content)):
@@ -262,6 +292,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--list", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--card", help="such as 8.9")
     parser.add_argument("--nvidia", action="store_true", help="change NVIDIA's libraries too")
+    parser.add_argument("--check", action="store_true", help="only say what of it is back")
     parser.add_argument("--json", type=Path, help="write what was saved there")
     parser.add_argument("site_packages", nargs="?", type=Path)
     options = parser.parse_args(arguments)
@@ -270,9 +301,12 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.site_packages is None or options.card is None:
         parser.error("give SITE_PACKAGES and --card, or --list")
-    saved = slim(
-        options.site_packages, card=int(options.card.replace(".", "")), nvidia=options.nvidia
-    )
+    card = int(options.card.replace(".", ""))
+    if options.check:
+        back = find_back(options.site_packages, card=card, nvidia=options.nvidia)
+        print("\n".join(back) or "nothing that was left out is back")
+        return 1 if back else 0
+    saved = slim(options.site_packages, card=card, nvidia=options.nvidia)
     for what, sizes in (("left out", saved.removed), ("zeroed", saved.zeroed)):
         for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
             if size:

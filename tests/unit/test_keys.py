@@ -25,6 +25,7 @@ EXPECTED = {
     # what images are built from
     "Dockerfile.base": "base",
     "Dockerfile.final": "extensions environment runtime",
+    "requirements/imports.py": "base",
     "requirements/slim.py": "base",
     "requirements/torch.txt": "base",
     "requirements/webui.txt": "base",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -126,6 +127,55 @@ def test_files_that_no_worker_opens_are_removed_and_counted(tmp_path: Path) -> N
     assert [name for name in kept if not (tmp_path / name).exists()] == []
     assert [name for name in gone if (tmp_path / name).exists()] == []
     assert sum(saved.removed.values()) == len(gone) * 71
+
+
+@pytest.mark.parametrize("pattern", SLIM["LEFT_OUT"])
+def test_what_was_left_out_and_comes_back_fails_the_check(tmp_path: Path, pattern: str) -> None:
+    library(tmp_path, "torch/lib/a.so", fatbin((CUBIN, 89)))
+    library(tmp_path, "numpy/core/x.py")
+    SLIM["slim"](tmp_path, card=89)
+    assert SLIM["find_back"](tmp_path, card=89) == []
+    name = pattern.replace("**", "deep").replace("[!c]", "x").replace("*", "1")
+    library(tmp_path, name)
+    back = SLIM["find_back"](tmp_path, card=89)
+    assert f"{name} is there again ({SLIM['LEFT_OUT'][pattern]})" in back
+    done = run_slim(str(tmp_path), "--card", "8.9", "--check")
+    assert (done.returncode, name in done.stdout) == (1, True)
+
+
+def test_code_of_other_cards_that_comes_back_fails_the_check(tmp_path: Path) -> None:
+    entries = (CUBIN, 50), (CUBIN, 89), (PTX, 90)
+    library(tmp_path, "torch/lib/a.so", fatbin(*entries))
+    library(tmp_path, "torch/lib/empty.so").write_bytes(b"")
+    nvidia = library(tmp_path, "nvidia/cublas/lib/libcublas.so.12", fatbin(*entries))
+    assert SLIM["find_back"](tmp_path, card=89) == [
+        "torch/lib/a.so holds code of other cards again (5.0, 9.0)"
+    ]
+    SLIM["slim"](tmp_path, card=89)
+    assert SLIM["find_back"](tmp_path, card=89) == []
+    name = str(nvidia.relative_to(tmp_path))
+    assert SLIM["find_back"](tmp_path, card=89, nvidia=True) == [
+        f"{name} holds code of other cards again (5.0, 9.0)"
+    ]
+    done = run_slim(str(tmp_path), "--card", "8.9", "--check")
+    assert (done.returncode, done.stdout) == (0, "nothing that was left out is back\n")
+
+
+def test_packages_that_the_locks_leave_out_stay_out() -> None:
+    lock = (assets.LOCKS / "webui.txt").read_text()
+    overrides = (assets.LOCKS / "webui-overrides.txt").read_text()
+    never = re.findall(r"^(\S+) ; sys_platform == 'never'$", overrides, re.MULTILINE)
+    assert {"numba", "hf-xet", "opencv-python"} <= set(never)
+    pinned = set(re.findall(r"^([A-Za-z0-9_.-]+)==", lock, re.MULTILINE))
+    assert pinned & {*never, "llvmlite"} == set(), "llvmlite is what numba alone asks for"
+
+
+def test_the_last_step_of_the_base_looks_whether_anything_is_back_or_missing() -> None:
+    last = assets.DOCKERFILE_BASE.read_text().split("FROM ${PYTHON_IMAGE} AS webui")[1]
+    steps = re.split(r"^(?:RUN|COPY) ", last, flags=re.MULTILINE)
+    check = 'python3 /run/slim.py "$packages" --card "$CUDA_ARCHITECTURE" $nvidia --check\n'
+    assert check in steps[-1]
+    assert "/opt/webui-venv/bin/python -B /run/imports.py /opt/webui\n" in steps[-1]
 
 
 def test_an_environment_without_code_for_the_card_is_an_error(tmp_path: Path) -> None:
