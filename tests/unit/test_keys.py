@@ -68,6 +68,7 @@ EXPECTED = {
     "bake/image/final/**": "assemble",
     "bake/image/source.py": "assemble",
     "bake/image/engine/archive.py": "assemble verify",
+    "bake/image/engine/device.py": "warmup",
     "bake/image/engine/probe.py": "assemble",
     "bake/steps/assemble.py": "assemble",
     "bake/steps/worker.py": "assemble",
