@@ -29,6 +29,7 @@ _CARD_CHECK = (
     "benchmarks/cold_start.py",
     "benchmarks/cold_start_client.py",
     "benchmarks/cold_start_comfyui.py",
+    "benchmarks/cold_start_runs.py",
     "benchmarks/report.py",
     "benchmarks/gpu/attention.py",
     "benchmarks/gpu/check.py",

@@ -33,8 +33,12 @@ def command(main: Sequence[str], port: int, folder: Path, checkpoint: Path) -> l
     """
     models = folder / "extra_model_paths.json"  # JSON is YAML
     models.write_text(json.dumps({"benchmark": {"checkpoints": str(checkpoint.parent)}}))
-    own = [f"--{name}-directory={folder / name}" for name in ("output", "temp", "user")]
-    places = [f"--port={port}", f"--extra-model-paths-config={models}", *own]
+    own = {name: folder / "comfyui" / name for name in ("output", "temp", "user")}
+    for path in own.values():
+        path.mkdir(parents=True, exist_ok=True)
+    places = [f"--port={port}", f"--extra-model-paths-config={models}"]
+    places += [f"--{name}-directory={path}" for name, path in own.items()]
+    places += [f"--database-url=sqlite:///{own['user'] / 'comfyui.db'}"]
     return [*main, *FLAGS, *CPU_FLAGS, *places]
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import cold_start
-from benchmarks.cold_start import Bench, Run, select
+from benchmarks.cold_start import Bench
+from benchmarks.cold_start_runs import Run, differ, pictures_of, select
 from benchmarks.report import write_report
 from runtime.boot.choice import TRICKS
 
@@ -49,11 +50,9 @@ def main() -> int:
         runs=[asdict(run) for run in runs],
     )
     names = {run.checkpoint for run in runs}
-    different = [each for each in names if len(cold_start.pictures_of(runs, each)) != 1]
+    different = [each for each in names if differ(runs, each)]
     for each in different:
-        print(
-            f"the pictures of {each} differ: {cold_start.pictures_of(runs, each)}", file=sys.stderr
-        )
+        print(f"the pictures of {each} differ: {pictures_of(runs, each)}", file=sys.stderr)
     return 1 if different else 0
 
 

@@ -30,7 +30,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks import cold_start  # noqa: E402
-from benchmarks.cold_start import Bench, Run, StartError  # noqa: E402
+from benchmarks.cold_start import Bench, StartError  # noqa: E402
+from benchmarks.cold_start_runs import Run  # noqa: E402
 from benchmarks.gpu.record import hash_tricks, pictures, proven  # noqa: E402
 from benchmarks.report import environment, write_report  # noqa: E402
 from runtime.boot.choice import TRICKS  # noqa: E402

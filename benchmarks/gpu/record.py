@@ -2,7 +2,7 @@
 
 `{"figures": …, "environment": …, "runs": […]}` as every benchmark writes it (`benchmarks.report`). The environment
 holds `device`, `card`, `tricks` (the SHA-256 of each trick's source), `attention` and `failed`; a run is
-`benchmarks.cold_start.Run`.
+`benchmarks.cold_start_runs.Run`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ RESOURCES = {
     "benchmarks/cold_start.py",
     "benchmarks/cold_start_client.py",
     "benchmarks/cold_start_comfyui.py",
+    "benchmarks/cold_start_runs.py",
     "benchmarks/gpu/attention.py",
     "benchmarks/gpu/check.py",
     "benchmarks/gpu/record.py",

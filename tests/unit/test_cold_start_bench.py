@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from benchmarks import cold_start_comfyui as comfyui
-from benchmarks.cold_start import Run, differ, figures, payload
+from benchmarks.cold_start import payload
+from benchmarks.cold_start_runs import Run, differ, figures
 
 
 def run(variant: str, seconds: float, picture: str = "a") -> Run:

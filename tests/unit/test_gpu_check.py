@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bake.assets import card_check_files, package_folder
-from benchmarks.cold_start import Run
 from benchmarks.cold_start_client import attention_of
+from benchmarks.cold_start_runs import Run
 from benchmarks.gpu import attention, check
 from benchmarks.gpu.record import hash_tricks, proven, recorded_kinds
 from runtime.boot.choice import ON_DEVICE, RECORDED, TRICKS

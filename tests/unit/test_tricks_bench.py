@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import tricks
-from benchmarks.cold_start import Run
+from benchmarks.cold_start_runs import Run
 
 
 def run(variant: str, seconds: float, cpu_s: float = 1.0) -> Run:
