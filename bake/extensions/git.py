@@ -79,6 +79,18 @@ class Repository:
             raise self._error(f"has no tag or branch {ref}", "look at its page for what there is")
         return commit
 
+    def head(self) -> str:
+        """The commit of the branch that the repository's page shows.
+
+        Raises:
+            SourceError: it has none, or the repository does not answer.
+        """
+        listed = self._git("ls-remote", "--", self._url, "HEAD").decode("ascii", "replace")
+        commit = listed.partition("\t")[0]
+        if not re.fullmatch(r"[0-9a-f]{40}", commit):
+            raise self._error("has no commit", "look at its page for what there is")
+        return commit
+
     def fetch(self, commit: str) -> list[Entry]:
         """Brings the commit, and lists its files.
 

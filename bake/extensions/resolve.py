@@ -52,6 +52,16 @@ def fetch_extension(pin: ExtensionPin, context: Context) -> None:
         _take_requirements(pin.requirements or "", context, pin.key, pin.requirements_sha256)
 
 
+def newest_commit(pin: ExtensionPin, context: Context) -> str:
+    """What the pin's tag or branch stands for now; of a pin by commit, what the repository's page shows.
+
+    Raises:
+        SourceError: the repository does not answer, or has no such tag or branch any more.
+    """
+    with _open(pin.url, context, pin.key) as repository:
+        return repository.head() if pin.ref is None else repository.resolve(pin.ref)
+
+
 def _pin(each: Extension, previous: ExtensionPin | None, context: Context) -> ExtensionPin:
     key, console = f"extensions.{each.folder}", context.console
     is_same = (

@@ -50,12 +50,13 @@ def _fits(newer: Newer, family: str) -> bool:
 
 
 def find_keys(manifest: Manifest, name: str | None) -> list[str]:
-    """The manifest keys that NAME means: a key (`loras.x`), a bare name (`x`), or all of them.
+    """The manifest keys that NAME means: a key (`loras.x`), a bare name (`x`), or all of them, extensions too.
 
     Raises:
         ManifestError: there is none, or there are two.
     """
     keys = [entry.key for entry in manifest.sources()]
+    keys += [f"extensions.{each.folder}" for each in manifest.extensions]
     if name is None:
         return keys
     found = [key for key in keys if name in (key, key.partition(".")[2])]
@@ -141,4 +142,8 @@ def _shown(value: object) -> str:
 
 def without(lock: Lock, keys: Sequence[str]) -> Lock:
     """The lock with these pins left out, so that they are pinned afresh."""
-    return dataclasses.replace(lock, pins=tuple(pin for pin in lock.pins if pin.key not in keys))
+    return dataclasses.replace(
+        lock,
+        pins=tuple(pin for pin in lock.pins if pin.key not in keys),
+        extensions=tuple(pin for pin in lock.extensions if pin.key not in keys),
+    )

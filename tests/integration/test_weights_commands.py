@@ -18,6 +18,7 @@ import pytest
 from bake.cli import main
 from bake.weights.store import Store
 from runtime.worker import WEIGHTS_MTIME
+from tests.an_extension import make_repository
 from tests.integration.weights_case import FILE, VERSION, Case, open_case
 from tests.standins import models
 from tests.standins.civitai import GOOD_TOKEN, CivitaiFile, CivitaiModel, CivitaiVersion
@@ -247,6 +248,35 @@ def test_without_dates_the_numbers_tell_what_is_newer(bake: Bake) -> None:
     archived = CivitaiVersion(version_id=VERSION + 200, model_id=400)
     bake.case.world.civitai.add(archived)
     assert "checkpoint: Example v2.0: 1 newer" in bake("outdated", bake.manifest)
+
+
+def test_extensions_move_with_their_branch(bake: Bake) -> None:
+    folder = bake.case.folder
+    first, tried = (make_repository(folder / name) for name in ("tint", "other"))
+    entries = (
+        f"extensions: [{{url: 'file:tint', ref: main}}, {{url: 'file:other', commit: {tried}}}]"
+    )
+    bake.manifest.write_text(f"{MANIFEST}{entries}\n")
+    bake("lock", bake.manifest)
+    assert f"extensions.tint: {first[:12]}: up to date" in bake("outdated", bake.manifest)
+    second, newest = (
+        make_repository(folder / name, {"new.py": "1\n"}) for name in ("tint", "other")
+    )
+    shown = bake("outdated", bake.manifest)
+    assert f"extensions.tint: {first[:12]}: main is at {second[:12]}, bake update" in shown
+    assert f"extensions.other: {tried[:12]}: its repository is at {newest}, which" in shown
+    before = bake.lock
+    assert f"commit: {first} → {second}" in bake("update", "--dry-run", bake.manifest)
+    assert bake.lock == before
+    bake("update", bake.manifest, "tint")
+    assert [each["commit"] for each in json.loads(bake.lock)["extensions"]] == [second, tried]
+    assert "everything is up to date" in bake("update", bake.manifest)
+    shown = bake("update", bake.manifest, "extensions.other", code=2)
+    assert "extensions.other is pinned by its commit, which stays" in shown
+    (folder / "tint/.git").rename(folder / "gone")
+    shown = bake("outdated", bake.manifest, code=4)
+    assert "extensions.other: " in shown
+    assert "not compared: extensions.tint" in shown
 
 
 def test_a_source_that_does_not_answer_hides_no_other(bake: Bake) -> None:

@@ -10,7 +10,8 @@ from bake.cli.options import fail_fast_option, json_option, manifests_argument
 from bake.cli.several import run_each
 from bake.console import Console
 from bake.errors import SourceError
-from bake.lock import load_lock
+from bake.extensions.resolve import newest_commit
+from bake.lock import ExtensionPin, load_lock
 from bake.manifest.load import load_manifest
 from bake.settings import Settings
 from bake.weights.context import Context
@@ -37,7 +38,8 @@ def _compare(manifest: Path, console: Console) -> None:
         folder=loaded.path.parent,
     )
     failed = []
-    for pin in load_lock(loaded).pins:
+    lock = load_lock(loaded)
+    for pin in lock.pins:
         try:
             standing = find_standing(context, loaded, pin)
         except SourceError as error:  # the others are still worth knowing
@@ -46,6 +48,19 @@ def _compare(manifest: Path, console: Console) -> None:
             continue
         console.event("standing", **_fields(standing))
         console.answer("\n".join(_lines(standing, manifest)))
+    for extension in lock.extensions:
+        try:
+            newest = newest_commit(extension, context)
+        except SourceError as error:
+            console.warn(str(error))
+            failed.append(extension.key)
+            continue
+        source = extension.ref or "HEAD"
+        newer = [{"source": newest, "title": source, "published": None}]
+        is_newest = newest == extension.commit
+        fields = {"key": extension.key, "pinned": extension.commit, "published": None}
+        console.event("standing", **fields, newer=[] if is_newest else newer)
+        console.answer(_line(extension, newest, manifest))
     if failed:
         raise SourceError(f"not compared: {', '.join(failed)}", where=str(manifest))
 
@@ -63,6 +78,17 @@ def _fields(standing: Standing) -> dict[str, object]:
             for each in newer
         ],
     }
+
+
+def _line(pin: ExtensionPin, newest: str, manifest: Path) -> str:
+    at = f"{pin.key}: {pin.commit[:12]}"
+    if newest == pin.commit:
+        return f"{at}: up to date"
+    if pin.ref is not None:
+        return f"{at}: {pin.ref} is at {newest[:12]}, bake update {manifest} {pin.key}"
+    return (
+        f"{at}: its repository is at {newest}, which the manifest may name once you have tried it"
+    )
 
 
 def _lines(standing: Standing, manifest: Path) -> list[str]:
