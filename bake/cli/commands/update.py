@@ -78,7 +78,7 @@ def _moves(pin: ExtensionPin, context: Context, name: str | None) -> bool:
     if name is not None:
         raise ManifestError(
             f"{pin.key} is pinned by its commit, which stays",
-            hint="write the commit that you have tried into the manifest, then bake lock",
+            hint="write the commit that you have tried into the manifest, then bake lock MANIFEST",
         )
     return False
 
