@@ -73,17 +73,17 @@ def can_start_engines() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-@contextmanager
-def private_engine(folder: Path, *, containerd_store: bool) -> Iterator[str]:
-    """A new engine that has nothing yet, in `folder`; gives its DOCKER_HOST and ends with the block.
-
-    Raises:
-        RuntimeError: It did not start; with the script's last words.
-    """
+def prepare_engine(folder: Path, *, containerd_store: bool = True) -> dict[str, str]:
+    """The environment in which demo/engine's scripts are about a private engine of their own in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     unpacked = ROOT / ".engine" / "root"
     if unpacked.is_dir():  # spares a download
-        subprocess.run(["cp", "-a", str(unpacked), str(folder / "root")], check=True)
+        target = str(folder / "root")
+        # Links need no space, but the same disk.
+        linked = subprocess.run(["cp", "-al", unpacked, target], capture_output=True, check=False)
+        if linked.returncode:
+            shutil.rmtree(target, ignore_errors=True)
+            subprocess.run(["cp", "-a", unpacked, target], check=True)
         (folder / "unpacked").touch()
     settings = {
         **os.environ,
@@ -92,6 +92,17 @@ def private_engine(folder: Path, *, containerd_store: bool) -> Iterator[str]:
         "ENGINE_PRIVATE": "1",
     }
     settings.pop("ENGINE_REGISTRY_PORT", None)  # that is the other engine's
+    return settings
+
+
+@contextmanager
+def private_engine(folder: Path, *, containerd_store: bool) -> Iterator[str]:
+    """A new engine that has nothing yet, in `folder`; gives its DOCKER_HOST and ends with the block.
+
+    Raises:
+        RuntimeError: It did not start; with the script's last words.
+    """
+    settings = prepare_engine(folder, containerd_store=containerd_store)
     scripts = ROOT / "demo" / "engine"
     started = subprocess.run(
         [scripts / "start"], env=settings, capture_output=True, text=True, check=False

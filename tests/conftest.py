@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+# Some thousand interpreters are started, of which each would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 hypothesis.settings.register_profile(
     "suite",
@@ -19,29 +25,32 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-SHARE_AN_ENGINE = {
-    *("test_bake", "test_bake_models", "test_engine", "test_extensions", "test_install"),
-    *("test_load", "test_no_store", "test_prune", "test_registry", "test_registry_auth"),
-    *("test_report_page", "test_road", "test_sign", "test_streamed_weights", "test_try"),
-    *("test_warmup", "test_zstd"),
-}
-"""Modules of which one at a time may run: a prune of one would take the base of another."""
+ONE_BAKE = {"test_bake", "test_report_page", "test_try"}
+"""Modules that look at one bake of the demo, and so share a process."""
+LONGEST = (
+    *("one bake", "test_road", "test_warmup", "test_extensions", "test_no_store", "test_load"),
+    *("test_runtime_platform", "test_runtime_frozen", "test_weights_random_answers"),
+    *("test_registry_answers", "test_install", "test_bake_models", "test_registry"),
+)
+"""What lasts longest, first: begun at the end it would keep one process busy while the others have nothing to do."""
+
+
+def _scope_of(module: Path) -> str:
+    return "one bake" if module.stem in ONE_BAKE else module.stem
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts what shares an engine first: it waits more than it computes, and lasts as long as the rest."""
-    for item in items:
-        if "engine" in getattr(item, "fixturenames", ()) and item.path.stem not in SHARE_AN_ENGINE:
-            raise pytest.UsageError(f"{item.path.stem} belongs into SHARE_AN_ENGINE")
-    items.sort(key=lambda item: item.path.stem not in SHARE_AN_ENGINE)
+    """Puts first what lasts longest."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(_scope_of(item.path), len(ranks)))
 
 
 class _ByModule(LoadScopeScheduling):
-    """A module's tests run in one process, and so do those of all modules that share an engine."""
+    """A module's tests run in one process, and so do those of all modules that share a bake."""
 
     def _split_scope(self, nodeid: str) -> str:
         module = Path(nodeid.split("::", maxsplit=1)[0])
-        return "engine" if module.stem in SHARE_AN_ENGINE else str(module)
+        return str(module.with_name(_scope_of(module)))
 
 
 @pytest.hookimpl(optionalhook=True)  # without `--numprocesses` there is no such hook

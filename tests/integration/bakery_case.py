@@ -4,11 +4,13 @@ import base64
 import functools
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -67,6 +69,14 @@ class Bakery:
                     return process.wait(300)
         raise AssertionError(f"the step {step} never began")
 
+    def copy(self, folder: Path) -> "Bakery":
+        """Another builder's machine that has done the same so far; the store is shared."""
+        manifest = folder / self.manifest.name
+        for name in (self.manifest, self.manifest.with_suffix(".lock.json")):
+            shutil.copy2(name, folder)
+        copy_build(self.build / "demo", folder / "build" / "demo")
+        return Bakery(manifest=manifest, build=folder / "build", environment=self.environment)
+
     def containers(self) -> str:
         listed = run(
             "docker", "ps", "--all", "--quiet", "--filter", f"label=bakery.run={self.build}/demo",
@@ -85,15 +95,17 @@ def weights_server() -> str:
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
-def make_bakery(folder: Path, engine: Mapping[str, str], slim_image: str) -> Bakery:
-    """The demo with one file from the repository and one over HTTP."""
+def make_bakery(
+    folder: Path, engine: Mapping[str, str], slim_image: str, *, name: str = REPOSITORY
+) -> Bakery:
+    """The demo with one file from the repository and one over HTTP; `name` is that of its images."""
     text = (ROOT / "manifests" / "demo.yaml").read_text()
     lora = "file:../demo/weights/outline.safetensors"
     assert lora in text
     text = text.replace(lora, f"{weights_server()}/outline.safetensors")
     text = text.replace("../demo/", f"{ROOT}/demo/")
     assert "/bakery-demo" in text
-    text = text.replace("/bakery-demo", f"/{REPOSITORY}")
+    text = text.replace("/bakery-demo", f"/{name}")
     manifest = folder / "demo.yaml"
     manifest.write_text(text)
     return Bakery(
@@ -107,10 +119,27 @@ def make_bakery(folder: Path, engine: Mapping[str, str], slim_image: str) -> Bak
     )
 
 
+@contextmanager
+def making_bakery(
+    folder: Path, engine: Mapping[str, str], slim_image: str, *, name: str = REPOSITORY
+) -> Iterator[Bakery]:
+    """As `make_bakery`; its images are removed at the end."""
+    yield make_bakery(folder, engine, slim_image, name=name)
+    remove_images(engine, f"127.0.0.1:5005/{name}")
+
+
+def copy_build(source: Path, target: Path) -> None:
+    """A build folder at another place, with that place's name in its records."""
+    shutil.copytree(source, target)
+    for path in target.rglob("*.json"):
+        path.write_text(path.read_text().replace(str(source), str(target)))
+
+
 def remove_images(engine: Mapping[str, str], repository: str) -> None:
-    """Takes a repository's images out of the engine, whatever their tags."""
-    listed = run("docker", "images", "--quiet", repository, env=engine)
-    for image in set(listed.stdout.split()):
+    """Takes a repository's images out of the engine, by their names: another's may be of the same bytes."""
+    shown = "{{.Repository}}:{{.Tag}}"
+    listed = run("docker", "images", "--format", shown, repository, env=engine)
+    for image in listed.stdout.split():
         run("docker", "image", "rm", "--force", image, env=engine)
 
 

@@ -1,4 +1,6 @@
-"""The engine and the registry that the integration tests talk to."""
+"""The engine and the registry that the integration tests talk to, and the demo's image in them."""
+
+from __future__ import annotations
 
 import os
 import random
@@ -9,10 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser import browser  # noqa: F401  # a fixture of all modules here
+
+if TYPE_CHECKING:
+    from tests.integration.bakery_case import Bakery, Events
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "demo" / "engine"
@@ -36,9 +42,9 @@ def need_program(name: str) -> None:
         pytest.skip(f"{name} is not installed: nothing is held against it")
 
 
-def engine_environment() -> dict[str, str]:
-    """This process's environment with what `demo/engine/env` prints."""
-    shown = run("bash", "-c", f'eval "$({SCRIPTS}/env)" && env -0')
+def engine_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """An environment with what `demo/engine/env` prints in it."""
+    shown = run("bash", "-c", f'eval "$({SCRIPTS}/env)" && env -0', env=environment)
     assert shown.returncode == 0, shown.stderr
     return dict(line.split("=", 1) for line in shown.stdout.split("\0") if "=" in line)
 
@@ -66,6 +72,23 @@ def registry(engine: dict[str, str]) -> Iterator[str]:
 
     with running_registry(engine) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def bakery(
+    engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bakery]:
+    """The demo's, for all modules that look at one bake of it; who edits takes a copy."""
+    from tests.integration.bakery_case import making_bakery  # noqa: PLC0415  # it needs `run`
+
+    with making_bakery(tmp_path_factory.mktemp("bakery"), engine, slim_image) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def baked(bakery: Bakery) -> Events:
+    """What its first bake says."""
+    return bakery.bake()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import shutil
 import signal
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,29 +19,16 @@ from tests.integration.bakery_case import (
     Bakery,
     Events,
     began,
+    copy_build,
     digest_of,
     dominant,
     draw,
     make_bakery,
-    remove_images,
 )
 from tests.integration.conftest import ROOT, need_program, run
 from tests.integration.registry_case import running_registry
 
 STEPS = ["base", "warmup", "environment", "runtime", "assemble", "load", "verify"]
-
-
-@pytest.fixture(scope="module")
-def bakery(
-    engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bakery]:
-    yield make_bakery(tmp_path_factory.mktemp("bakery"), engine, slim_image)
-    remove_images(engine, f"127.0.0.1:5005/{REPOSITORY}")
-
-
-@pytest.fixture(scope="module")
-def baked(bakery: Bakery) -> Events:
-    return bakery.bake()
 
 
 @pytest.fixture(scope="module")
@@ -105,36 +91,23 @@ def test_nothing_changed_means_nothing_runs(baked: Events, bakery: Bakery) -> No
     assert digest_of(again) == digest_of(baked)
 
 
-def test_another_machine_makes_the_same_image(
-    baked: Events, bakery: Bakery, engine: dict[str, str], slim_image: str, tmp_path: Path
-) -> None:
-    """A clean store and a clean build folder; the base is the same, as its digest is an input."""
-    other = make_bakery(tmp_path, engine, slim_image)
-    lock = bakery.manifest.with_suffix(".lock.json")
-    other.manifest.with_suffix(".lock.json").write_bytes(lock.read_bytes())
-    assert digest_of(other.bake("--locked")) == digest_of(baked)
-
-
 def test_an_edit_runs_only_what_depends_on_it(
     baked: Events, bakery: Bakery, tmp_path: Path
 ) -> None:
-    text = bakery.manifest.read_text()
-    try:
-        bakery.manifest.write_text(text.replace("red circle", "green triangle"))
-        planned = run(*bakery.command("plan", "--json"), env=bakery.environment)
-        assert planned.returncode == 0, planned.stderr
-        steps = {step["step"]: step for step in json.loads(planned.stdout)["steps"]}
-        assert steps["warmup"]["why"] == (
-            'warmup.prompt changed ("a red circle on a white background" → '
-            '"a green triangle on a white background")'
-        )
-        assert [name for name, step in steps.items() if step["runs"]] == [
-            "warmup", "assemble", "load", "verify",
-        ]  # fmt: skip
-        assert began(bakery.bake()) == ["warmup", "assemble", "load", "verify"]
-    finally:
-        bakery.manifest.write_text(text)
-        bakery.bake()
+    edited = bakery.copy(tmp_path)
+    assert began(edited.bake()) == [], "nothing of a build folder hangs on its place"
+    edited.manifest.write_text(edited.manifest.read_text().replace("red circle", "green triangle"))
+    planned = run(*edited.command("plan", "--json"), env=edited.environment)
+    assert planned.returncode == 0, planned.stderr
+    steps = {step["step"]: step for step in json.loads(planned.stdout)["steps"]}
+    assert steps["warmup"]["why"] == (
+        'warmup.prompt changed ("a red circle on a white background" → '
+        '"a green triangle on a white background")'
+    )
+    assert [name for name, step in steps.items() if step["runs"]] == [
+        "warmup", "assemble", "load", "verify",
+    ]  # fmt: skip
+    assert began(edited.bake()) == ["warmup", "assemble", "load", "verify"]
 
 
 def test_a_plan_leaves_the_containers_of_a_running_bake_alone(
@@ -166,10 +139,10 @@ def test_the_image_is_written_as_a_layout(baked: Events, bakery: Bakery, tmp_pat
 
 
 def test_a_base_in_the_registry_is_mounted(
-    baked: Events, bakery: Bakery, engine: dict[str, str], slim_image: str, tmp_path: Path
+    baked: Events, bakery: Bakery, engine: dict[str, str], tmp_path: Path
 ) -> None:
     record = json.loads((bakery.build / "demo" / "state" / "base.json").read_text())
-    other = make_bakery(tmp_path, engine, slim_image)
+    other = bakery.copy(tmp_path)
     text = other.manifest.read_text()
     with running_registry(engine) as registry:
         base = f"{registry}/{REPOSITORY}-base:1"
@@ -185,6 +158,7 @@ def test_a_base_in_the_registry_is_mounted(
         events = other.bake("--push")
     pushed = next(event for event in events if event["event"] == "pushed")
     assert {layer["how"] for layer in pushed["layers"] if layer["kind"] == "base"} == {"mounted"}
+    assert {"base", "environment", "runtime"} & set(began(events)) == {"base"}
     for image in (base, next(event["reference"] for event in events if event["event"] == "image")):
         assert run("docker", "image", "rm", image, env=engine).returncode == 0
 
@@ -192,6 +166,7 @@ def test_a_base_in_the_registry_is_mounted(
 def test_a_bake_that_was_killed_in_any_step_ends_the_same(
     baked: Events, bakery: Bakery, engine: dict[str, str], slim_image: str, tmp_path: Path
 ) -> None:
+    """On another machine: a clean store and build folder; the base is the same, as its digest is an input."""
     first_lock = bakery.manifest.with_suffix(".lock.json").read_bytes()
     bakery = make_bakery(tmp_path, engine, slim_image)
     assert bakery.kill_in_step("lock", signal.SIGKILL) == -signal.SIGKILL
@@ -223,10 +198,10 @@ def test_an_interrupted_bake_cleans_up_at_once(
 
 
 def test_two_side_by_side_build_their_base_once(
-    engine: dict[str, str], slim_image: str, tmp_path: Path
+    baked: Events, bakery: Bakery, engine: dict[str, str], tmp_path: Path
 ) -> None:
-    """The base is one that no engine has yet: its Dockerfile holds the time."""
-    bakery = make_bakery(tmp_path, engine, slim_image)
+    """The base is one that no engine has yet: its Dockerfile holds the time. All else was baked before."""
+    first, bakery = bakery, bakery.copy(tmp_path)
     shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("__pycache__"))
     dockerfile = tmp_path / "demo" / "Dockerfile"
     dockerfile.write_text(f"{dockerfile.read_text()}\nLABEL test.time={time.time_ns()}\n")
@@ -235,6 +210,8 @@ def test_two_side_by_side_build_their_base_once(
     names = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
     for path in names:
         path.write_text(text.replace("name: demo", f"name: {path.stem}"))
+        copy_build(first.build / "demo", bakery.build / path.stem)
+        (bakery.build / path.stem / "logs" / "base.log").unlink()
     missing = tmp_path / "missing.yaml"
     command = [str(BAKE), "image", "--json", "--jobs", "3", "--build-dir", str(bakery.build)]
     ended = run(*command, *names, missing, env=bakery.environment, timeout_s=900)

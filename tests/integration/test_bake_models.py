@@ -13,15 +13,8 @@ from PIL import Image
 from safetensors.numpy import save
 
 from demo.webui.network import load_network
-from tests.integration.bakery_case import (
-    BAKE,
-    REPOSITORY,
-    Bakery,
-    Events,
-    make_bakery,
-    remove_images,
-)
-from tests.integration.conftest import ROOT, run
+from tests.integration.bakery_case import BAKE, Bakery, Events, making_bakery
+from tests.integration.conftest import ROOT, RUN, run
 from tests.standins.pickles import state, torch_legacy, torch_zip
 
 MORE = """\
@@ -50,17 +43,16 @@ PROMPT = "a red circle on a white background"
 def bakery(
     engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bakery]:
-    folder = tmp_path_factory.mktemp("bakery")
-    made = make_bakery(folder, engine, slim_image)
-    text = made.manifest.read_text()
-    made.manifest.write_text(f"{text.rstrip()}\n{MORE}")
-    for name, tensor in PICKLES.items():
-        (folder / f"{name}.pth").write_bytes(torch_zip(state({tensor: (1,)})))
-    width = load_network(ROOT / "demo/weights/shapes.safetensors").width
-    vectors = np.random.default_rng(7).normal(size=(2, width)).astype(np.float32)
-    (folder / "fog.safetensors").write_bytes(save({"emb_params": vectors}))
-    yield made
-    remove_images(engine, f"127.0.0.1:5005/{REPOSITORY}")
+    folder = tmp_path_factory.mktemp("models")
+    with making_bakery(folder, engine, slim_image, name=f"bakery-models-{RUN}") as made:
+        text = made.manifest.read_text()
+        made.manifest.write_text(f"{text.rstrip()}\n{MORE}")
+        for name, tensor in PICKLES.items():
+            (folder / f"{name}.pth").write_bytes(torch_zip(state({tensor: (1,)})))
+        width = load_network(ROOT / "demo/weights/shapes.safetensors").width
+        vectors = np.random.default_rng(7).normal(size=(2, width)).astype(np.float32)
+        (folder / "fog.safetensors").write_bytes(save({"emb_params": vectors}))
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,10 @@ import signal
 import tarfile
 from pathlib import Path
 
-from tests.integration.conftest import ROOT, SCRIPTS, engine_environment, run
+import pytest
+
+from benchmarks.images import can_start_engines, prepare_engine
+from tests.integration.conftest import SCRIPTS, engine_environment, run
 from tests.processes import wait_until_gone
 
 
@@ -55,20 +58,36 @@ def commands() -> list[bytes]:
     return found
 
 
-def test_a_private_engine_survives_a_kill_and_ends_cleanly(engine: dict[str, str]) -> None:
-    """Where another engine is in use, start and stop must leave it alone; the last lines see to that."""
-    pid_file = ROOT / ".engine" / "docker.pid"
-    if pid_file.exists():
-        killed = int(pid_file.read_text())
+@pytest.mark.skipif(not can_start_engines(), reason="a private engine needs root on Debian")
+def test_a_private_engine_survives_a_kill_and_ends_cleanly(
+    engine: dict[str, str], tmp_path: Path
+) -> None:
+    """One of the test's own, beside that of the other tests."""
+    folder = tmp_path / "engine"
+    own = {**engine, **prepare_engine(folder)}
+    try:
+        started = run(SCRIPTS / "start", env=own, timeout_s=1200)
+        assert started.returncode == 0, started.stderr
+        killed = int((folder / "docker.pid").read_text())
         os.kill(killed, signal.SIGKILL)
         wait_until_gone(killed)
-        restarted = run(SCRIPTS / "start")
+        restarted = run(SCRIPTS / "start", env=own)
         assert restarted.returncode == 0, restarted.stderr
-        assert run("docker", "version", env=engine_environment()).returncode == 0
-    stopped = run(SCRIPTS / "stop")
+        reached = engine_environment(own)
+        assert reached["DOCKER_HOST"] == f"unix://{folder}/docker.sock"
+        assert run("docker", "version", env=reached).returncode == 0
+    finally:
+        stopped = run(SCRIPTS / "stop", env=own)
     assert stopped.returncode == 0, stopped.stderr
-    assert not [each for each in commands() if str(ROOT / ".engine").encode() in each]
-    assert str(ROOT / ".engine") not in Path("/proc/mounts").read_text()
-    again = run(SCRIPTS / "start")
-    assert again.returncode == 0, again.stderr
-    assert run("docker", "version", env=engine_environment()).returncode == 0
+    assert not [each for each in commands() if str(folder).encode() in each]
+    assert str(folder) not in Path("/proc/mounts").read_text()
+
+
+def test_an_engine_that_answers_is_used_and_left_alone(
+    engine: dict[str, str], tmp_path: Path
+) -> None:
+    others = {**engine, "ENGINE_DIR": str(tmp_path / "engine")}
+    started = run(SCRIPTS / "start", env=others)
+    assert (started.returncode, "using the engine that answers" in started.stderr) == (0, True)
+    assert run(SCRIPTS / "stop", env=others).returncode == 0
+    assert run("docker", "version", env=engine).returncode == 0

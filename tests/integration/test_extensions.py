@@ -15,17 +15,17 @@ from PIL import Image
 
 from tests.an_extension import FILES, make_repository
 from tests.integration.bakery_case import (
-    REPOSITORY,
     Bakery,
     Events,
     began,
     digest_of,
     make_bakery,
-    remove_images,
+    making_bakery,
 )
-from tests.integration.conftest import run
+from tests.integration.conftest import RUN, run
 from tests.standins.models import safetensors
 
+NAME = f"bakery-extension-{RUN}"
 LOCK = """mdurl==0.1.2 \\
     --hash=sha256:84008a41e51615a49fc9966191ff91509e3c40b939176e643fd50a5c2196b8f8
 """
@@ -37,9 +37,9 @@ REFUSED = encode("purple") + " is not to be had"
 OPTIONS = "scripts: [Tint], requirements: file:tint.txt}"
 
 
-def with_extension(folder: Path, engine: dict[str, str], slim_image: str) -> Bakery:
+def with_extension(bakery: Bakery) -> Bakery:
     """The demo with the extension `tint` and a model of its own, which lie beside the manifest."""
-    bakery = make_bakery(folder, engine, slim_image)
+    folder = bakery.manifest.parent
     commit = make_repository(folder / "tint", {**FILES, "tint_words.py": WORDS})
     (folder / "tint.txt").write_text(LOCK)
     (folder / "x.safetensors").write_bytes(safetensors({"a.weight": (2, 2)}))
@@ -56,8 +56,9 @@ extension_models:
 def bakery(
     engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bakery]:
-    yield with_extension(tmp_path_factory.mktemp("extension"), engine, slim_image)
-    remove_images(engine, f"127.0.0.1:5005/{REPOSITORY}")
+    folder = tmp_path_factory.mktemp("extension")
+    with making_bakery(folder, engine, slim_image, name=NAME) as made:
+        yield with_extension(made)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_it_is_a_layer_with_valid_bytecode(bakery: Bakery, baked: Events) -> Non
 def test_the_same_commit_gives_the_same_image(
     bakery: Bakery, baked: Events, engine: dict[str, str], slim_image: str, tmp_path: Path
 ) -> None:
-    other = with_extension(tmp_path, engine, slim_image)
+    other = with_extension(make_bakery(tmp_path, engine, slim_image, name=NAME))
     lock = bakery.manifest.with_suffix(".lock.json")
     other.manifest.with_suffix(".lock.json").write_bytes(lock.read_bytes())
     assert digest_of(other.bake("--locked")) == digest_of(baked)
@@ -146,7 +147,7 @@ def test_a_script_that_fails_fails_the_job(bakery: Bakery, baked: Events, tmp_pa
 def test_the_warm_up_finds_what_does_not_work(
     engine: dict[str, str], slim_image: str, tmp_path: Path
 ) -> None:
-    broken = with_extension(tmp_path, engine, slim_image)
+    broken = with_extension(make_bakery(tmp_path, engine, slim_image, name=NAME))
     commit = make_repository(
         tmp_path / "tint", {"scripts/tint.py": "import nothing_of_that_name\n"}
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bake import __version__
-from tests.integration.bakery_case import BAKE
+from tests.integration.bakery_case import BAKE, remove_images
 from tests.integration.conftest import ROOT, RUN, run
 
 
@@ -50,7 +50,8 @@ def test_the_wheel_alone_bakes_the_demo_with_the_keys_of_the_checkout(
     manifest = folder / "manifests" / "demo.yaml"
     text = (ROOT / "manifests" / "demo.yaml").read_text()
     assert "/bakery-demo" in text
-    manifest.write_text(text.replace("/bakery-demo", f"/bakery-install-{RUN}"))
+    name = f"bakery-install-{RUN}"
+    manifest.write_text(text.replace("/bakery-demo", f"/{name}"))
     common = [str(manifest), "--build-dir", str(folder / "build")]
     baked = run("env", "-C", folder, installed, "image", *common, env=environment, timeout_s=1200)
     assert baked.returncode == 0, baked.stderr + baked.stdout
@@ -60,3 +61,4 @@ def test_the_wheel_alone_bakes_the_demo_with_the_keys_of_the_checkout(
     planned = run(BAKE, "plan", *common, "--json", env=environment)
     assert planned.returncode == 0, planned.stderr
     assert [step for step in json.loads(planned.stdout)["steps"] if step["runs"]] == []
+    remove_images(environment, f"127.0.0.1:5005/{name}")

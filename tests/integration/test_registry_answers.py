@@ -1,6 +1,8 @@
-"""As tests/unit/test_registry_answers.py, with every status and many random answers for each operation."""
+"""As tests/unit/test_registry_answers.py, with many more statuses and random answers for each operation."""
 
 from __future__ import annotations
+
+import random
 
 import pytest
 
@@ -15,8 +17,12 @@ from tests.unit.test_registry_answers import (
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_status_for_good(operation: Operation) -> None:
-    answer_for_good(operation, range(100, 600))
+def test_many_statuses_for_good(operation: Operation) -> None:
+    """What each means is looked up, and tested for all of them without a push."""
+    every = range(100, 600)
+    answer_for_good(
+        operation, random.Random(operation).sample(every, min(len(every), EXAMPLES // 5))
+    )
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

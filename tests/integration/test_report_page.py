@@ -1,6 +1,5 @@
 """The report in a real Chromium: it fits a desk and a phone, by day and by night, says what the bake said, and runs nothing."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,7 @@ from playwright.sync_api import Browser, Page
 
 from bake.report.page import render_comparison, render_report
 from tests.browser import DESKTOP, PHONE, assert_fits, showing
-from tests.integration.bakery_case import Bakery, Events, digest_of, make_bakery, remove_images
+from tests.integration.bakery_case import Bakery, Events, digest_of
 from tests.integration.conftest import run
 from tests.report_case import HOSTILE, make_hostile, make_png, make_report, make_reported
 
@@ -17,22 +16,17 @@ Scheme = Literal["light", "dark"]
 
 
 @pytest.fixture(scope="module")
-def bakery(
-    engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bakery]:
-    made = make_bakery(tmp_path_factory.mktemp("report"), engine, slim_image)
-    made.manifest.write_text(made.manifest.read_text().replace("/bakery-test", "/report-test"))
-    yield made
-    remove_images(engine, "127.0.0.1:5005/report-test")
+def again(bakery: Bakery, baked: Events, tmp_path_factory: pytest.TempPathFactory) -> Bakery:
+    """Where a red circle was baked, and then a blue square."""
+    copy = bakery.copy(tmp_path_factory.mktemp("again"))
+    copy.manifest.write_text(copy.manifest.read_text().replace("red circle", "blue square"))
+    return copy
 
 
 @pytest.fixture(scope="module")
-def bakes(bakery: Bakery) -> tuple[Events, Events]:
-    """One of a red circle, then one of a blue square, in the same folder."""
-    first = bakery.bake()
-    text = bakery.manifest.read_text()
-    bakery.manifest.write_text(text.replace("red circle", "blue square"))
-    return first, bakery.bake()
+def bakes(again: Bakery, baked: Events) -> tuple[Events, Events]:
+    """What both bakes said."""
+    return baked, again.bake()
 
 
 def url_of(path: Path) -> str:
@@ -45,10 +39,10 @@ def values(page: Page, selector: str) -> list[float]:
 
 
 def test_the_numbers_are_those_of_the_events(
-    bakery: Bakery, bakes: tuple[Events, Events], browser: Browser
+    again: Bakery, bakes: tuple[Events, Events], browser: Browser
 ) -> None:
     events = bakes[1]
-    with showing(browser, url_of(bakery.build / "demo" / "report.html")) as page:
+    with showing(browser, url_of(again.build / "demo" / "report.html")) as page:
         assert page.inner_text("#digest") == digest_of(events)
         assert page.text_content("#digest") == digest_of(events), "and is copied as one word"
         for event in events:
@@ -74,9 +68,9 @@ def test_the_numbers_are_those_of_the_events(
 
 
 def test_two_bakes_are_shown_side_by_side(
-    bakery: Bakery, bakes: tuple[Events, Events], browser: Browser
+    again: Bakery, bakes: tuple[Events, Events], browser: Browser
 ) -> None:
-    ended = run(*bakery.command("report", "--compare"), env=bakery.environment)
+    ended = run(*again.command("report", "--compare"), env=again.environment)
     assert ended.returncode == 0, ended.stderr
     path = Path(ended.stdout.splitlines()[-1])
     for width in (DESKTOP, PHONE):

@@ -10,14 +10,14 @@ from tests.integration.worker import SMALL, RunningWorker
 from tests.standins.runpod import Platform
 
 DEADLINES = {
-    "BAKERY_START_TIMEOUT_S": "30",
-    "BAKERY_JOB_TIMEOUT_S": "30",
-    "BAKERY_HANG_TIMEOUT_S": "10",
+    "BAKERY_START_TIMEOUT_S": "20",
+    "BAKERY_JOB_TIMEOUT_S": "20",
+    "BAKERY_HANG_TIMEOUT_S": "8",
     "BAKERY_INTERRUPT_TIMEOUT_S": "5",
     "BAKERY_PROGRESS_S": "0.2",
     "DEMO_FAULT": "slow=50",
 }
-FROZEN_S = 40.0
+FROZEN_S = 25.0
 
 
 def freeze(worker: RunningWorker) -> None:

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,20 @@ import requests
 from PIL import Image
 
 from runtime.boot.choice import TRICKS
-from tests.integration.bakery_case import BAKE, Bakery, make_bakery, remove_images
+from tests.integration.bakery_case import BAKE, REPOSITORY, Bakery
 from tests.integration.conftest import run
 
 SMALL = ("--field", "width=64", "--field", "height=64", "--field", "steps=4", "--field", "seed=7")
 
 
-@pytest.fixture(scope="module")
-def bakery(
-    engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Bakery]:
-    made = make_bakery(tmp_path_factory.mktemp("try"), engine, slim_image)
-    made.manifest.write_text(made.manifest.read_text().replace("/bakery-test", "/try-test"))
-    made.bake()
-    yield made
-    remove_images(engine, "127.0.0.1:5005/try-test")
+pytestmark = pytest.mark.usefixtures("baked")
+NAME = f"127.0.0.1:5005/{REPOSITORY}"
 
 
 def containers(bakery: Bakery) -> str:
-    """Those of this module's image: other tests use the same engine."""
-    ids = run("docker", "images", "--quiet", "127.0.0.1:5005/try-test", env=bakery.environment)
+    """Those of this image: other tests use the same engine."""
+    ids = run("docker", "images", "--quiet", NAME, env=bakery.environment)
+    assert ids.stdout
     return "".join(
         run("docker", "ps", "--all", "--quiet", "--filter", f"ancestor={each}", env=bakery.environment).stdout
         for each in set(ids.stdout.split())

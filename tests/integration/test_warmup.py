@@ -11,6 +11,9 @@ from bake.plan.state import key_of
 from tests.integration.bakery_case import Bakery, make_bakery
 from tests.integration.conftest import RUN, run
 
+SHORT = "3"
+"""Seconds for what will not happen however long it is waited for."""
+
 
 @pytest.fixture(scope="module")
 def base(engine: dict[str, str], slim_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -42,9 +45,9 @@ def bake_with_fault(
     bakery.manifest.write_text(text.replace(before, f"{indent}dockerfile: base/Dockerfile"))
     environment = {
         **bakery.environment,
-        # Long where something is to happen, since the machine may be busy; short where nothing will.
-        "BAKE_WARMUP_START_TIMEOUT_S": "12" if fault in ("hang-start", "hang-load") else "120",
-        "BAKE_WARMUP_DRAW_TIMEOUT_S": "12" if fault == "hang-job" else "120",
+        # Long where something is to happen, since the machine may be busy.
+        "BAKE_WARMUP_START_TIMEOUT_S": SHORT if fault in ("hang-start", "hang-load") else "120",
+        "BAKE_WARMUP_DRAW_TIMEOUT_S": SHORT if fault == "hang-job" else "120",
     }
     ended = run(*bakery.command("warmup"), env=environment, timeout_s=300)
     record = json.loads((bakery.build / "demo" / "state" / "base.json").read_text())
@@ -57,10 +60,10 @@ def bake_with_fault(
     ("fault", "said"),
     [
         ("no-start", ["the warm-up failed", "DEMO_FAULT=no-start"]),
-        ("hang-start", ["the warm-up failed", "12 s"]),
-        ("hang-load", ["the warm-up failed", "12 s"]),
+        ("hang-start", ["the warm-up failed", f"{SHORT} s"]),
+        ("hang-load", ["the warm-up failed", f"{SHORT} s"]),
         ("die-mid-job", ["the warm-up failed"]),
-        ("hang-job", ["the warm-up failed", "12 s"]),
+        ("hang-job", ["the warm-up failed", f"{SHORT} s"]),
         ("oom", ["the warm-up failed", "out of memory"]),
         ("black", ["the warm-up's picture is not good", "black"]),
     ],

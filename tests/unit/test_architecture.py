@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,20 @@ def room_of(module: str) -> str:
     return MODULES[module].parent.relative_to(ROOT).as_posix()
 
 
-def imports_of(module: str, *, for_types: bool = True) -> Iterator[str]:
+@cache
+def imports_of(module: str, *, for_types: bool = True) -> list[str]:
     """The modules of the product that a module names in its imports, late ones included."""
+    return list(_imports_of(module, for_types=for_types))
+
+
+def _imports_of(module: str, *, for_types: bool) -> Iterator[str]:
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    skipped: set[int] = set()
+    nodes, skipped = list(ast.walk(tree)), set[int]()
     if not for_types:
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 skipped.update(id(each) for each in ast.walk(node))
-    for node in ast.walk(tree):
+    for node in nodes:
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):

@@ -30,7 +30,7 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 CONSOLE = Console(quiet=True)
 REFERENCE = f"{HOST}/you/model:1"
 STATUSES = (100, 200, 202, 204, 206, 301, 307, 400, 401, 403, 404, 405, 409, 413, 416, 418, 429, 500, 503, 507, 522)  # fmt: skip
-"""tests/integration/test_registry_answers.py takes all of them, and many random answers."""
+"""tests/integration/test_registry_answers.py takes many more, and random answers."""
 RANDOM_ANSWERS = 20
 """For each operation."""
 

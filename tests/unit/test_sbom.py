@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from google.protobuf.json_format import Parse
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1.statement import Statement
@@ -42,6 +41,9 @@ def locked(**change: Any) -> tuple[Worker, Lock]:
 
 
 def check_sbom(text: str) -> dict[str, Any]:
+    # It compiles grammars for seconds, which not every process that collects these tests is to wait for.
+    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
+
     wrong = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
     assert wrong is None, wrong
     sbom: dict[str, Any] = json.loads(text)

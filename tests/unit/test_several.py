@@ -90,14 +90,18 @@ def test_fail_fast_begins_no_further_one(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_the_code_is_that_of_the_first_in_the_order_given(folder: Path, jobs: str) -> None:
-    """No lock and no weights: the first and third fail with 2; without a file to pin, locking ends with 4."""
+def test_the_code_is_that_of_a_failure(folder: Path, jobs: str) -> None:
+    """There is no lock."""
     ended = run_bake(folder, "fetch", "--json", "--jobs", jobs, *NAMES)
     assert ended.returncode == 2
     assert outcomes(ended.stdout) == dict.fromkeys(NAMES, ("failed", 2))
     for name in ("first", "third"):
         said = rf"^{name} +\| error: {name}\.yaml: the manifest is not locked yet$"
         assert re.search(said, ended.stderr, re.MULTILINE)
+
+
+def test_the_code_is_that_of_the_first_in_the_order_given(folder: Path) -> None:
+    """Without a file to pin locking ends with 4, and with 2 where the manifest is wrong."""
     locked = run_bake(folder, "lock", "--json", *NAMES)
     assert locked.returncode == 4
     assert outcomes(locked.stdout) == dict(
