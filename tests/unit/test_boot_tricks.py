@@ -304,7 +304,7 @@ class Pages:
             def __init__(self) -> None:
                 if said and said[-1] == "it will fail":
                     raise RuntimeError("no API")
-                self.module.ui.create_ui()
+                made.ui.create_ui()
 
             def init_default_script_args(self, runner: Any) -> str:
                 return f"arguments of {runner.name}"
@@ -313,8 +313,8 @@ class Pages:
                 said.append(f"infotext of {tabname}")
                 return "applied"
 
-        self.module = SimpleNamespace(ui=module, scripts=scripts, Api=Api)
-        Api.module = self.module  # type: ignore[attr-defined]
+        made = SimpleNamespace(ui=module, scripts=scripts, Api=Api)
+        self.module = made
 
     def _runner(self, name: str) -> Any:
         note = self.said.append
