@@ -5,10 +5,10 @@ VENV := .venv$(if $(LATEST),-latest)
 BIN := $(VENV)/bin
 
 # tests/conftest.py says what stays in one process
-SIDE_BY_SIDE := --numprocesses=2 --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses=$(or $(PROCESSES),2) --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-SHELL_FILES := .ci/run .ci/changed requirements/pin-images requirements/trim-runtime benchmarks/gpu/run benchmarks/gpu/pack demo/run demo/draw demo/road demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
+SHELL_FILES := .ci/run .ci/changed requirements/install requirements/pin-images requirements/trim-runtime benchmarks/gpu/run benchmarks/gpu/pack demo/run demo/draw demo/road demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
 
 # the webui's environment is for one platform only, that of its base image
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
@@ -23,7 +23,7 @@ venv: $(VENV)/ready ## Make .venv from the hashed lock; LATEST=1, here and below
 
 $(VENV)/ready: requirements/$(LOCK).txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement $<
+	requirements/install $(BIN) $(VENV) $<
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -95,13 +95,13 @@ runtime-venvs: .venv-runtime/ready .venv-runtime-latest/ready .venv-swift/ready 
 # as Dockerfile.final makes it
 .venv-runtime/ready: requirements/runtime.txt requirements/trim-runtime | $(VENV)/ready
 	$(PYTHON) -m venv --clear --without-pip .venv-runtime
-	$(BIN)/pip --python .venv-runtime/bin/python install --quiet --no-deps --require-hashes --requirement $<
+	requirements/install $(BIN) .venv-runtime $<
 	sh requirements/trim-runtime .venv-runtime/lib/python*/site-packages
 	touch $@
 
-.venv-%/ready: requirements/%.txt
-	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install --quiet --require-hashes --requirement $<
+.venv-%/ready: requirements/%.txt | $(VENV)/ready
+	$(PYTHON) -m venv --clear --without-pip .venv-$*
+	requirements/install $(BIN) .venv-$* $<
 	touch $@
 
 bench: venv runtime-venvs ## Measure fetch, re-bake, pull and the runtime; tables on stdout, figures in build/bench
