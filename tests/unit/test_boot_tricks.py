@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import pytest
 
 from runtime.boot import record
 from runtime.boot.context import Context
-from runtime.boot.tricks import collector, hashes, pack, pages, place, ui
+from runtime.boot.tricks import collector, hashes, pack, place, ui
 
 
 def context(*arguments: str) -> Context:
@@ -474,44 +473,32 @@ def test_uvicorn_serves_when_it_has_started(monkeypatch: pytest.MonkeyPatch) -> 
     assert case.said == ["disable", "started", "freeze", "enable"]
 
 
-def test_a_record_has_three_files_and_a_part_that_fails_is_left_out(
+def test_a_record_has_two_files_and_a_part_that_fails_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: dict[str, Any] = {}
-
-    def make_list(opened: set[str], *, leave_out: list[str], before: float) -> dict[str, Any]:
-        asked.update(opened=opened, leave_out=leave_out, before=before)
-        return {"b": 1, "a": 2}
+    packed: dict[str, Any] = {}
 
     def make_pack(modules: Any) -> bytes:
-        asked["packed"] = dict(modules)
+        packed.update(modules)
         return b"packed"
 
-    known = {str(tmp_path / "lora.safetensors"): {"sha256": "x"}}
-    monkeypatch.setattr(pages, "make_list", make_list)
+    known = {"/models/lora.safetensors": {"sha256": "x"}}
     monkeypatch.setattr(pack, "make_pack", make_pack)
     monkeypatch.setattr(hashes, "read_known", lambda _: known)
-    monkeypatch.setattr(hashes, "make_file", lambda given: {"of": sorted(given)})
-    its = context("--ckpt", str(tmp_path / "model.safetensors"))
+    monkeypatch.setattr(hashes, "make_file", lambda given: {"of": sorted(given), "a": 1})
     folder = tmp_path / "harvest" / "record"
-    record.write_record(its, str(folder), opened={"/a"}, started=5.0)
+    record.write_record(str(folder))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
-        pages.FILE: b'{\n "a": 2,\n "b": 1\n}\n',
         pack.FILE: b"packed",
-        hashes.FILE: (json.dumps({"of": sorted(known)}, indent=1) + "\n").encode(),
+        hashes.FILE: b'{\n "a": 1,\n "of": [\n  "/models/lora.safetensors"\n ]\n}\n',
     }
-    # The weights are read by the start itself, and the modules from the pack.
-    assert {*known, str(tmp_path / "model.safetensors")} <= set(asked["leave_out"])
-    assert json.__spec__ is not None
-    assert json.__spec__.cached in asked["leave_out"]
-    assert (asked["opened"], asked["before"]) == ({"/a"}, 5.0)
-    assert "json" in asked["packed"]
-    assert not [name for name in asked["packed"] if name.partition(".")[0] == "runtime"]
+    assert "json" in packed
+    assert not [name for name in packed if name.partition(".")[0] == "runtime"]
 
     def fails(_modules: Any) -> bytes:
         raise OSError("no such module")
 
     monkeypatch.setattr(pack, "make_pack", fails)
-    record.write_record(its, str(tmp_path / "other"), opened=set(), started=0.0)
-    assert {path.name for path in (tmp_path / "other").iterdir()} == {pages.FILE, hashes.FILE}
+    record.write_record(str(tmp_path / "other"))
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [hashes.FILE]
     assert f"no {pack.FILE}: OSError" in capsys.readouterr().err
