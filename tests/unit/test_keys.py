@@ -41,7 +41,6 @@ EXPECTED = {
     "bake/image/build/warmup.py": "warmup",
     "bake/image/build/warmup_inside.py": "warmup",
     "bake/image/build/picture.py": "warmup verify",
-    "bake/image/engine/device.py": "warmup verify",
     "bake/steps/warmup.py": "warmup",
     "runtime/worker.py": "extensions warmup environment runtime assemble verify",
     "runtime/clock.py": "warmup runtime",
