@@ -79,7 +79,7 @@ def copy_tree(package: str, folder: Path) -> None:
         "source_paths": ["bake", "runtime"],
         "only_mutate": [f"{package}/*"],
         "also_copy": tops,
-        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "no:xdist.looponfail"],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "tests.fresh_caches"],
         "pytest_add_cli_args_test_selection": concerned(package),
         "timeout_multiplier": ["30"],
         "use_git_change_detection": ["false"],
@@ -125,7 +125,9 @@ def results(folder: Path) -> dict[str, str]:
 
 
 def show(tried: dict[str, str]) -> None:
-    """A row for each module, those that nobody noticed, and the share of those that were."""
+    """A row for each module, what those change that nobody noticed, and the share of those that were."""
+    from mutmut.mutation.diff_apply import get_diff_for_mutant  # noqa: PLC0415  # not in .venv
+
     modules: dict[str, Counter[str]] = {}
     for name, status in tried.items():
         modules.setdefault(name.rpartition(".")[0], Counter())[status] += 1
@@ -135,6 +137,8 @@ def show(tried: dict[str, str]) -> None:
     for name, status in sorted(tried.items()):
         if status not in CAUGHT:
             print(f"{status}: {name}")
+            changes = get_diff_for_mutant(name).splitlines()[2:]
+            print(*(f"  {line}" for line in changes if line[:1] in {"-", "+"}), sep="\n")
     killed = sum(status in CAUGHT for status in tried.values())
     print(f"{killed} of {len(tried)} were noticed: {100 * killed / len(tried):.1f} %")
 

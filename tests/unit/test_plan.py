@@ -1,6 +1,7 @@
 """What runs, what is skipped, and why."""
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,20 @@ from typing import Any
 import pytest
 
 from bake.image.oci.model import GZIP_LAYER, RAW_LAYER, Descriptor, Layer, LayerKind, sha256_digest
-from bake.lock import Licence, Lock, Pin
+from bake.lock import ExtensionPin, Licence, Lock, Pin
 from bake.manifest.load import parse_manifest
 from bake.pipeline import STEPS
 from bake.plan.plan import Plan, plan_bake
 from bake.plan.state import Record
-from bake.plan.step import Options, Situation, StepName, describe_changes
+from bake.plan.step import (
+    Options,
+    Situation,
+    Step,
+    StepName,
+    decide_by_record,
+    describe_changes,
+    pinned_extensions,
+)
 
 TEXT = """
 name: example
@@ -313,6 +322,54 @@ def test_changes_are_named_with_what_was_and_what_is() -> None:
     assert describe_changes({"a": "1", "b": "1"}, {"a": "2", "c": "1"}) == (
         "a changed (1 → 2), c is new, b is gone"
     )
+
+
+def test_a_step_in_json() -> None:
+    step = Step(name="fetch", document={"a": "1"}, runs=True, why="it is asked for", size_bytes=5)
+    key = hashlib.sha256(b'{"a": "1"}').hexdigest()
+    assert step.to_json() == {
+        "step": "fetch", "runs": True, "why": "it is asked for", "bytes": 5, "key": key,
+    }  # fmt: skip
+
+
+def test_a_result_is_looked_for_by_what_was_recorded_of_it() -> None:
+    document, result = {"a": "1"}, {"image": "sha256:1"}
+    asked: list[tuple[str, Mapping[str, Any]]] = []
+
+    def exists(name: StepName, result: Mapping[str, Any]) -> bool:
+        asked.append((name, result))
+        return len(asked) == 1
+
+    def record(_name: str) -> Record:
+        return Record(document=document, result=result)
+
+    situation = Situation(
+        manifest=parse_manifest(TEXT, Path("example.yaml")), lock=LOCK, options=OPTIONS, base=BASE,
+        record=record, exists=exists, missing_pins=(),
+    )  # fmt: skip
+    there = decide_by_record("base", document, situation, {})
+    assert (there.runs, there.why) == (False, "nothing that it depends on has changed")
+    gone = decide_by_record("base", document, situation, {})
+    assert (gone.runs, gone.why) == (True, "its result is gone")
+    assert asked == [("base", result)] * 2
+
+
+def test_only_a_sha256_is_cut_to_its_first_digits() -> None:
+    digest, other, short = "0123456789abcdef" * 4, "x" * 64, "abcdef01" * 4
+    changes = describe_changes({"a": digest, "b": "", "c": other, "d": short}, {"a": "", "b": digest, "c": "", "d": ""})  # fmt: skip
+    assert changes == (
+        f"a changed (01234567 → nothing), b changed (nothing → 01234567), "
+        f"c changed ({'x' * 39}… → nothing), d changed ({short} → nothing)"
+    )
+
+
+def test_extensions_are_known_by_commit_and_files() -> None:
+    pin = ExtensionPin(
+        name="tint", url="https://example.com/tint", commit="1" * 40, sha256="2" * 64, size_bytes=1,
+        files_sha256="3" * 64, licence=None, resolved_on="2026-01-01",
+    )  # fmt: skip
+    document = pinned_extensions(dataclasses.replace(LOCK, extensions=(pin,)))
+    assert document == {"extension tint": " ".join([pin.commit, *pin.stored])}
 
 
 def test_long_values_and_long_lists_are_shown_short() -> None:

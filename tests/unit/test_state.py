@@ -24,6 +24,21 @@ def test_a_record_is_read_back_and_forgotten(tmp_path: Path) -> None:
     assert folder.record("base") is None
 
 
+def test_a_record_is_text_that_a_person_can_read(tmp_path: Path) -> None:
+    BuildFolder(tmp_path).write_record("base", {"b": "1", "a": "é"}, {"image": "x"})
+    text = '{\n "document": {\n  "a": "\\u00e9",\n  "b": "1"\n },\n "result": {\n  "image": "x"\n }\n}\n'
+    assert (tmp_path / "state" / "base.json").read_text() == text
+
+
+def test_a_folder_is_known_by_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = BuildFolder(Path("build/shapes"))
+    assert folder.identity == f"{tmp_path}/build/shapes"
+    assert folder.log("base") == tmp_path / "build/shapes/logs/base.log"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"document": {}}', "\0"])
 def test_an_unreadable_record_counts_as_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "state").mkdir()
@@ -38,16 +53,24 @@ def test_what_a_killed_bake_left_is_cleared(tmp_path: Path) -> None:
 
 
 def test_temporary_folders_go_with_their_step(tmp_path: Path) -> None:
-    with BuildFolder(tmp_path).temporary_folder("base") as folder:
+    build = BuildFolder(tmp_path / "build" / "shapes")
+    with build.temporary_folder("base") as folder, build.temporary_folder("base") as other:
         (folder / "file").touch()
+        assert folder != other
+        assert folder.parent == build.root / "tmp"  # which the next bake empties
+        assert folder.name.startswith("base-")
     assert not folder.exists()
+    with build.temporary_folder("base") as folder:
+        folder.rmdir()  # moved to its place, such as a step's result
 
 
-def test_a_second_bake_waits(tmp_path: Path) -> None:
+def test_a_second_bake_waits_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     order = []
 
     def second() -> None:
-        with BuildFolder(tmp_path).locked(QUIET):
+        with BuildFolder(tmp_path).locked(Console()):
             order.append("second")
 
     with BuildFolder(tmp_path).locked(QUIET):
@@ -57,15 +80,18 @@ def test_a_second_bake_waits(tmp_path: Path) -> None:
         order.append("first")
     thread.join(60)
     assert order == ["first", "second"]
+    assert (tmp_path / "lock").is_file()
+    assert f"another bake works in {tmp_path}; waiting for it" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(MachineError, match="cannot be written: Not a directory"),
+        pytest.raises(MachineError, match="cannot be written: Not a directory") as caught,
         BuildFolder(tmp_path / "file" / "below").locked(QUIET),
     ):
         pass
+    assert caught.value.where == f"{tmp_path}/file/below"
 
 
 def test_a_tree_is_its_names_modes_and_contents(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from bake.lock import ExtensionPin, Licence, Lock, Pin
 from bake.plan.plan import Plan
 from bake.plan.step import Step
 from bake.plan.summary import summarise
+from bake.weights.licences import licence_warnings
 
 
 def pin(key: str, digit: str, **more: Any) -> Pin:
@@ -34,6 +35,65 @@ AFTER = lock(
     pin("checkpoint", "b", title="Shapes 2", licence=FREE),
     pin("loras.ink", "d", size_bytes=100_000_000, licence=Licence(name="cc-by-nc-4.0")),
 )
+
+
+def test_the_whole_page() -> None:
+    """Every heading and every column, as a reviewer sees them."""
+    steps = (
+        Step(name="fetch", document={}, runs=True, why="the store lacks 1", size_bytes=100_000_000),
+        Step(name="push", document={}, runs=False, why='"done"', size_bytes=100_000_000),
+    )
+    extension = ExtensionPin(
+        name="tint", url="https://example.com/tint", commit="1" * 40, sha256="2" * 64, size_bytes=1,
+        files_sha256="3" * 64, licence=None, resolved_on="2026-01-01",
+    )  # fmt: skip
+    of_ink = lock(pin("loras.ink", "d", size_bytes=100_000_000, licence=Licence(name="cc-by-nc-4.0")), pin("vae", "e", size_bytes=None, licence=FREE))  # fmt: skip
+    after = dataclasses.replace(of_ink, extensions=(extension,))
+    before = dataclasses.replace(after, pins=(), manifest_name="x")
+    page = summarise(
+        "shapes", after, before=before, plan=Plan(steps=steps), problems=["one\ntwo", "three"]
+    )
+    warnings = "\n".join(f"- {each}" for each in licence_warnings(after))
+    assert len(warnings.splitlines()) == 2
+    assert (
+        page
+        == f"""\
+## shapes: what this change means
+
+> [!CAUTION]
+> one
+> two
+
+> [!CAUTION]
+> three
+
+### Weights
+
+| key | what | bytes | change |
+| --- | --- | --- | --- |
+| loras.ink | m.safetensors | 95.4 MiB | new |
+| vae | m.safetensors | unknown | new |
+
+an unknown number of bytes in all; an unknown number of bytes to fetch that was not pinned before.
+
+### Extensions, which are code that runs
+
+| extension | what | licence | change |
+| --- | --- | --- | --- |
+| tint | https://example.com/tint at {"1" * 40} | unknown | as before |
+
+### Licences
+
+{warnings}
+
+### What a bake does
+
+| step |  | why | bytes |
+| --- | --- | --- | --- |
+| fetch | runs | the store lacks 1 | 95.4 MiB |
+| push | skipped | "done" |  |
+"""
+    )
 
 
 def test_it_says_what_changes() -> None:
@@ -127,7 +187,8 @@ def test_it_says_what_changes_of_extensions() -> None:
     assert "### Extensions, which are code that runs" in page
     (changed,) = [line for line in page.splitlines() if line.startswith("| a |")]
     assert f"https://example.com/a at {'3' * 40} | MIT |" in changed
-    assert f"commit: {'1' * 40} → {'3' * 40}" in changed
+    assert f"commit: {'1' * 40} → {'3' * 40}; " in changed
+    assert changed.endswith(f"files\\_sha256: {'1' * 64} → {'3' * 64} |")
     assert f"| c | https://example.com/c at {'4' * 40} | MIT | new |" in page
     assert f"| b | https://example.com/b at {'2' * 40} |  | removed |" in page
     assert "### Extensions" not in summarise("x", AFTER, before=BEFORE, plan=None, problems=[])
