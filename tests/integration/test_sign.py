@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.referrers import attach, attached
 from bake.image.sign.bundle import BUNDLE
+from tests.integration.conftest import need_program, run
 from tests.integration.registry_case import QUICK, make_image, push
 from tests.standins.sigstore import ISSUER, WORKFLOW, Sigstore
 
@@ -213,3 +215,25 @@ def test_who_cannot_sign_is_told_why(
 def test_options_about_a_signature_need_it(shell: Shell) -> None:
     said = shell("verify", shell.image, "--identity", WORKFLOW, code=2)
     assert f"bake verify --signature {shell.image}" in said
+
+
+def test_cosign_believes_it_and_nothing_that_was_changed(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cosign 3 reads bundles by itself."""
+    need_program("cosign")
+    private, public = make_key(tmp_path, "ours")
+    _, other = make_key(tmp_path, "other")
+    shell("sign", shell.image, "--key", private)
+
+    def cosign(command: str, key: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        offline = ("--insecure-ignore-tlog", "--allow-http-registry")
+        return run("cosign", command, shell.image, "--key", key, *offline, *arguments)
+
+    believed = cosign("verify", public)
+    assert believed.returncode == 0, believed.stderr
+    (said,) = json.loads(believed.stdout)
+    assert said["critical"]["image"]["docker-manifest-digest"] == shell.image.partition("@")[2]
+    refused = cosign("verify", other)
+    assert refused.returncode != 0
+    assert "no matching signatures" in refused.stderr or "failed to verify" in refused.stderr
