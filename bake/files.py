@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 _FORGOTTEN_S = 24 * 3600
 
@@ -72,3 +73,22 @@ def digest_of_list(files: Iterable[tuple[str, str, bool]]) -> str:
     """Of path, SHA-256 and whether it may be run, of each file; in any order."""
     lines = sorted(f"{path} {sha256} {'x' if run else '-'}\n" for path, sha256, run in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a tar with nothing outside of the folder, no devices and nobody's ownership (tarfile's filter `data`).
+
+    Raises:
+        tarfile.TarError: a member would lie outside, or is no file, folder or link.
+    """
+    with _tarfile().open(archive) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def _tarfile() -> Any:
+    """Python 3.10.12 and 3.11.4 brought the filters; Debian 12 has 3.11.2."""
+    if hasattr(tarfile, "data_filter"):
+        return tarfile
+    from backports import tarfile as newer  # noqa: PLC0415  # where it is needed, it is a dependency
+
+    return newer

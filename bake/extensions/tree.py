@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from bake.errors import SourceError
 from bake.extensions.git import Entry, Repository
-from bake.files import digest_of_list
+from bake.files import digest_of_list, unpack
 from bake.weights.store import hash_file
 from runtime.worker import WEIGHTS_MTIME
 
@@ -122,8 +122,7 @@ def write_archive(tree: Tree, path: Path) -> str:
 def unpack_archive(archive: Path, folder: Path) -> None:
     """Unpacks what `write_archive` wrote into a new folder."""
     folder.mkdir(parents=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+    unpack(archive, folder)
 
 
 def _is_compiled(path: str) -> bool:

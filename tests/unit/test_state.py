@@ -1,6 +1,7 @@
 """The build folder: records, locks, trees."""
 
 import os
+import tarfile
 import threading
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from bake.console import Console
 from bake.errors import MachineError
-from bake.files import atomic_file, hash_tree, write_atomically
+from bake.files import atomic_file, hash_tree, unpack, write_atomically
 from bake.plan.state import BuildFolder, key_of
 
 QUIET = Console(quiet=True)
@@ -145,3 +146,34 @@ def test_two_writers_of_a_file_do_not_mix_and_a_killed_ones_rest_goes(tmp_path: 
     assert sorted(each.name for each in tmp_path.iterdir()) == [
         ".file.2-1.part", ".file2.1-1.part", "file",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["this Python", "one without filters"])
+def test_a_tar_is_unpacked_into_its_folder_only(
+    is_old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_old:
+        pytest.importorskip("backports.tarfile", reason="only Pythons before 3.12 have it")
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+
+    def pack(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Path:
+        with tarfile.open(tmp_path / "x.tar", "w") as tar:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname, entry.uid, entry.mode = kind, link, 4242, 0o755
+            tar.addfile(entry)
+        return tmp_path / "x.tar"
+
+    folder = tmp_path / "into" / "here"
+    unpack(pack("a/b"), folder)
+    assert (folder / "a" / "b").stat().st_mode & 0o777 == 0o755
+    assert (folder / "a" / "b").stat().st_uid == os.getuid()
+    unpack(pack("/c"), folder)
+    assert (folder / "c").is_file()
+    for name, kind, link in (
+        ("../evil", tarfile.REGTYPE, ""),
+        ("evil", tarfile.SYMTYPE, "../../evil"),
+        ("evil", tarfile.FIFOTYPE, ""),
+    ):
+        with pytest.raises(Exception, match="evil"):
+            unpack(pack(name, kind, link), folder)
+    assert not (tmp_path / "into" / "evil").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from docker.types import Mount
 
 from bake.console import Console
 from bake.errors import BuildError
+from bake.files import unpack
 from bake.image.build.picture import judge_picture
 from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
 from bake.image.engine.docker import Engine
@@ -225,8 +225,7 @@ def collect_files(container: Container, paths: Iterable[str], folder: Path) -> N
         try:
             with packed.open("wb") as file:
                 file.writelines(stream)
-            with tarfile.open(packed) as tar:
-                tar.extractall(parent, filter="data")
+            unpack(packed, parent)
         finally:
             packed.unlink(missing_ok=True)
 
