@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import tarfile
 import threading
@@ -89,6 +90,4 @@ def _tarfile() -> Any:
     """Python 3.10.12 and 3.11.4 brought the filters; Debian 12 has 3.11.2."""
     if hasattr(tarfile, "data_filter"):
         return tarfile
-    from backports import tarfile as newer  # noqa: PLC0415  # where it is needed, it is a dependency
-
-    return newer
+    return importlib.import_module("backports.tarfile")  # a dependency where it is needed
