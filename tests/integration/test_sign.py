@@ -237,3 +237,28 @@ def test_cosign_believes_it_and_nothing_that_was_changed(
     refused = cosign("verify", other)
     assert refused.returncode != 0
     assert "no matching signatures" in refused.stderr or "failed to verify" in refused.stderr
+
+
+def test_cosign_believes_whom_the_certificate_names(
+    shell: Shell,
+    sigstore: Sigstore,
+    trust: tuple[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need_program("cosign")
+    monkeypatch.setenv("SIGSTORE_ID_TOKEN", sigstore.token())
+    shell("sign", shell.image, *trust)
+    root = tmp_path / "root.json"
+    root.write_text(json.dumps(json.loads(Path(trust[1]).read_text())["trustedRoot"]))
+
+    def cosign(identity: str) -> subprocess.CompletedProcess[str]:
+        who = ("--certificate-identity", identity, "--certificate-oidc-issuer", ISSUER)
+        how = ("--trusted-root", root, "--allow-http-registry")
+        return run("cosign", "verify", shell.image, *who, *how)
+
+    believed = cosign(WORKFLOW)
+    assert believed.returncode == 0, believed.stderr
+    refused = cosign(WORKFLOW.replace("main", "evil"))
+    assert refused.returncode != 0
+    assert "no matching CertificateIdentity found" in refused.stderr
