@@ -287,6 +287,31 @@ def test_a_download_that_breaks_goes_on_where_it_broke(
     assert any(each and each != "bytes=0-" for each in ranges)
 
 
+def test_a_registry_that_refuses_ranges_is_asked_for_the_whole(
+    registry: str, repository: str, tmp_path: Path
+) -> None:
+    """go-containerregistry's, of a range without an end."""
+    image = make_image(tmp_path)
+    push(image, f"{registry}/{repository}:1")
+    layer = image.layers[-1]
+
+    def rule(seen: Seen) -> Action:
+        if seen.method != "GET" or "/blobs/" not in seen.path:
+            return None
+        if "Range" in seen.headers:
+            return Answer(status=416, body=b'{"errors":[{"code":"BLOB_UNKNOWN"}]}')
+        return Cut(after_bytes=0, after_answer_bytes=100_000) if seen.number == 1 else None
+
+    with (
+        faulty_registry(registry, rule) as proxy,
+        RegistryClient(proxy.host, options=QUICK, credentials=Credentials()) as client,
+    ):
+        content = b"".join(client.blob_content(repository, layer.digest).chunks())
+        middle = b"".join(client.blob_content(repository, layer.digest).chunks(1000))
+    assert sha256_digest(content) == layer.digest
+    assert middle == content[1000:]
+
+
 def test_a_file_of_the_store_that_changed_abandons_the_push(
     registry: str, repository: str, tmp_path: Path
 ) -> None:

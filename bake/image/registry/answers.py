@@ -58,7 +58,8 @@ _ROWS: dict[Operation, dict[int, Meaning]] = {
     "get manifest": {404: "absent", **_each(REDIRECTS, "elsewhere")},
     # a registry of before distribution-spec 1.1 has no such path, whatever it calls that
     "list referrers": _each((400, 404, 405, 406, 501), "absent"),
-    "get blob": {404: "absent", **_each(REDIRECTS, "elsewhere")},
+    # go-containerregistry's refuses a range without an end (`crane registry serve` 0.20.7)
+    "get blob": {404: "absent", 416: "otherwise", **_each(REDIRECTS, "elsewhere")},
     # 202: an ordinary upload was opened
     "mount": {202: "otherwise", **_each(_REFUSED, "otherwise")},
     "open upload": {},

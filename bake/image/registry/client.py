@@ -204,6 +204,10 @@ class RegistryClient:
             headers["Range"] = f"bytes={offset_bytes}-"
         path = f"/v2/{repository}/blobs/{digest}"
         response = self._get("get blob", path, repository, headers, stream=True)
+        if offset_bytes and meaning_of("get blob", response.status_code) == "otherwise":
+            response.close()
+            del headers["Range"]
+            response = self._get("get blob", path, repository, headers, stream=True)
         if response.status_code not in (200, 206):
             response.close()
             raise PushError(
