@@ -16,6 +16,8 @@ SHELL_FILES := .ci/run .ci/changed requirements/install requirements/pin-images 
 WEBUI_LOCK := --quiet --python-version 3.10 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
+NAMED = $(or $(MANIFEST),$(error name a manifest: make $@ MANIFEST=manifests/deliberate-v6.yaml))
+
 .PHONY: help venv demo road bake changed summary sign signature deploy check format test test-unit coverage mutate test-paused webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
 
 help: ## List the targets
@@ -36,7 +38,7 @@ road: venv ## Take the demo from an edited manifest to an endpoint and back, as 
 	demo/road
 
 bake: venv ## Bake the image of MANIFEST; further options in BAKE_FLAGS, such as --locked --push
-	$(BIN)/bake image $(or $(MANIFEST),$(error name a manifest: make bake MANIFEST=manifests/deliberate-v6.yaml)) $(BAKE_FLAGS)
+	$(BIN)/bake image $(NAMED) $(BAKE_FLAGS)
 
 changed: ## Print which manifests differ from the commit SINCE, as a JSON list; MANIFEST=FILE prints that one
 	@.ci/changed "$(SINCE)" "$(MANIFEST)"
@@ -44,16 +46,16 @@ changed: ## Print which manifests differ from the commit SINCE, as a JSON list; 
 summary: venv ## Write what a change of MANIFEST since the commit SINCE means, as Markdown
 	@git rev-parse --quiet --verify '$(SINCE)^{commit}' >/dev/null || { echo 'SINCE names no commit: make summary MANIFEST=FILE SINCE=origin/main' >&2; exit 2; }
 	@mkdir -p build && git show '$(SINCE):$(MANIFEST:.yaml=.lock.json)' > build/before.lock.json 2>/dev/null || true
-	@$(BIN)/bake summary $(MANIFEST) --before build/before.lock.json $(BAKE_FLAGS)
+	@$(BIN)/bake summary $(NAMED) --before build/before.lock.json $(BAKE_FLAGS)
 
 sign: venv ## Sign what was pushed of MANIFEST, and its documents; keyless in CI, else SIGN_FLAGS="--key FILE"
-	$(BIN)/bake sign $(MANIFEST) $(SIGN_FLAGS)
+	$(BIN)/bake sign $(NAMED) $(SIGN_FLAGS)
 
 signature: venv ## Check that IDENTITY has signed it (a workflow of GitHub's), or another by VERIFY_FLAGS="--key FILE"
-	$(BIN)/bake verify --signature $(MANIFEST) $(if $(IDENTITY),--identity $(IDENTITY) --issuer https://token.actions.githubusercontent.com) $(VERIFY_FLAGS)
+	$(BIN)/bake verify --signature $(NAMED) $(if $(IDENTITY),--identity $(IDENTITY) --issuer https://token.actions.githubusercontent.com) $(VERIFY_FLAGS)
 
 deploy: venv ## Make or change the RunPod endpoint of MANIFEST, with IMAGE if not the last bake's
-	$(BIN)/bake deploy $(MANIFEST) --yes $(if $(IMAGE),--image $(IMAGE)) $(DEPLOY_FLAGS)
+	$(BIN)/bake deploy $(NAMED) --yes $(if $(IMAGE),--image $(IMAGE)) $(DEPLOY_FLAGS)
 
 format: venv ## Mend what the formatter and the linter can mend
 	$(BIN)/ruff check --fix .

@@ -199,15 +199,13 @@ class RegistryClient:
             Transient: it may be had next time.
             PushError: it may not.
         """
-        headers = {"Accept-Encoding": "identity"}
-        if offset_bytes:
-            headers["Range"] = f"bytes={offset_bytes}-"
+        plain = {"Accept-Encoding": "identity"}
+        headers = {**plain, "Range": f"bytes={offset_bytes}-"} if offset_bytes else plain
         path = f"/v2/{repository}/blobs/{digest}"
         response = self._get("get blob", path, repository, headers, stream=True)
-        if offset_bytes and meaning_of("get blob", response.status_code) == "otherwise":
+        if meaning_of("get blob", response.status_code) == "otherwise":
             response.close()
-            del headers["Range"]
-            response = self._get("get blob", path, repository, headers, stream=True)
+            response = self._get("get blob", path, repository, plain, stream=True)
         if response.status_code not in (200, 206):
             response.close()
             raise PushError(
