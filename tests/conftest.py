@@ -25,18 +25,22 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-ONE_BAKE = {"test_bake", "test_report_page", "test_try"}
-"""Modules that look at one bake of the demo, and so share a process."""
+TOGETHER = {
+    **dict.fromkeys(("test_bake", "test_report_page", "test_try"), "one bake"),
+    **dict.fromkeys(("test_load", "test_zstd"), "a second engine"),
+}
+"""Modules that share what takes long to make, and so a process."""
 LONGEST = (
-    *("one bake", "test_road", "test_warmup", "test_extensions", "test_no_store", "test_load"),
-    *("test_runtime_platform", "test_runtime_frozen", "test_weights_random_answers"),
-    *("test_registry_answers", "test_install", "test_bake_models", "test_registry"),
+    *("one bake", "a second engine", "test_road", "test_warmup", "test_extensions"),
+    *("test_no_store", "test_runtime_platform", "test_runtime_frozen", "test_registry_answers"),
+    *("test_weights_random_answers", "test_install", "test_bake_models", "test_registry"),
+    *("test_several",),
 )
 """What lasts longest, first: begun at the end it would keep one process busy while the others have nothing to do."""
 
 
 def _scope_of(module: Path) -> str:
-    return "one bake" if module.stem in ONE_BAKE else module.stem
+    return TOGETHER.get(module.stem, module.stem)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _ByModule(LoadScopeScheduling):
-    """A module's tests run in one process, and so do those of all modules that share a bake."""
+    """A module's tests run in one process, and so do those of modules that share something."""
 
     def _split_scope(self, nodeid: str) -> str:
         module = Path(nodeid.split("::", maxsplit=1)[0])

@@ -92,6 +92,19 @@ def baked(bakery: Bakery) -> Events:
 
 
 @pytest.fixture(scope="session")
+def classic(
+    engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """A private engine with the classic store, beside the one that the other tests use."""
+    from benchmarks.images import private_engine  # noqa: PLC0415  # it needs numpy
+
+    folder = tmp_path_factory.mktemp("classic")
+    with private_engine(folder, containerd_store=False) as host:
+        path = f"{ROOT / '.engine/root/usr/bin'}:{folder / 'root/usr/bin'}:{engine['PATH']}"
+        yield {**engine, "DOCKER_HOST": host, "PATH": path}
+
+
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That of BAKE_TEST_DIST (`make release`), else built now, by way of the source distribution."""
     given = os.environ.get("BAKE_TEST_DIST")

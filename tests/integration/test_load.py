@@ -46,11 +46,11 @@ from bake.image.verify.worker import read_worker, verify_worker
 from bake.lock import Lock
 from bake.plan.state import BuildFolder
 from bake.plan.step import pinned_weights
-from benchmarks.images import can_start_engines, private_engine
+from benchmarks.images import can_start_engines
 from runtime.retry import Retry
 from runtime.worker import WORKER_FILE, Webui, Weights, Worker
 from tests.integration.bakery_case import BAKE
-from tests.integration.conftest import ROOT, RUN, need_program, run
+from tests.integration.conftest import RUN, need_program, run
 from tests.unit.test_verify import make_lock
 
 CONSOLE = Console(quiet=True)
@@ -76,17 +76,6 @@ class Running:
         ended = self.docker("run", "--rm", "--network", "none", image, *command)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
-
-
-@pytest.fixture(scope="session")
-def classic(
-    engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """A private engine with the classic store, beside the one that the other tests use."""
-    folder = tmp_path_factory.mktemp("classic")
-    with private_engine(folder, containerd_store=False) as host:
-        path = f"{ROOT / '.engine/root/usr/bin'}:{folder / 'root/usr/bin'}:{engine['PATH']}"
-        yield {**engine, "DOCKER_HOST": host, "PATH": path}
 
 
 ENGINES = ["given", "classic"] if can_start_engines() else ["given"]

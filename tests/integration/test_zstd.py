@@ -29,12 +29,11 @@ from bake.image.verify.secrets import SecretScanner
 from bake.plan.state import BuildFolder
 from tests.integration.conftest import ROOT, run
 from tests.integration.registry_case import QUICK
-from tests.integration.test_load import (  # noqa: F401  # two are fixtures
+from tests.integration.test_load import (  # noqa: F401  # one is a fixture
     CONTENT,
     NAME,
     PATH,
     Running,
-    classic,
     make_image,
     running,
     write_base_tree,
