@@ -82,6 +82,7 @@ def copy_tree(package: str, folder: Path) -> None:
         "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "tests.fresh_caches"],
         "pytest_add_cli_args_test_selection": concerned(package),
         "timeout_multiplier": ["30"],
+        "timeout_constant": ["2"],
         "use_git_change_detection": ["false"],
     }
     text = "".join(f"{key}=\n  " + "\n  ".join(each) + "\n" for key, each in settings.items())
