@@ -211,7 +211,7 @@ def test_two_side_by_side_build_their_base_once(
     for path in names:
         path.write_text(text.replace("name: demo", f"name: {path.stem}"))
         copy_build(first.build / "demo", bakery.build / path.stem)
-        (bakery.build / path.stem / "logs" / "base.log").unlink()
+        (bakery.build / path.stem / "logs" / "base.log").unlink(missing_ok=True)
     missing = tmp_path / "missing.yaml"
     command = [str(BAKE), "image", "--json", "--jobs", "3", "--build-dir", str(bakery.build)]
     ended = run(*command, *names, missing, env=bakery.environment, timeout_s=900)
