@@ -118,7 +118,9 @@ class Worker:
         model = ["--ckpt", self.checkpoint.path]
         for vae in self.of_role("vae"):
             model += ["--vae-path", vae.path]
-        return [*start, webui.script, *webui.args, *chosen, *self.args, *model]
+        # xformers has no operator for a CPU: every picture would end with its error (seen with 0.0.23.post1).
+        own = [each for each in self.args if device == "cuda" or each != "--xformers"]
+        return [*start, webui.script, *webui.args, *chosen, *own, *model]
 
     def to_json(self) -> str:
         """Sorted JSON with a closing newline: the same worker gives the same bytes."""

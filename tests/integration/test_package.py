@@ -25,6 +25,7 @@ RESOURCES = {
     "benchmarks/gpu/check.py",
     "benchmarks/gpu/record.py",
     "benchmarks/report.py",
+    "requirements/imports.py",
     "requirements/runtime.txt",
     "requirements/slim.py",
     "requirements/torch.txt",

@@ -1,5 +1,7 @@
 """The base contract's labels, and the worker file that is made from them."""
 
+from dataclasses import replace
+
 import pytest
 
 from bake.errors import BuildError
@@ -47,6 +49,13 @@ def test_the_command_starts_the_script_under_boot_with_the_device_s_arguments() 
         "/opt/webui/launch.py",
     ]
     assert "--use-cpu" not in make_worker().command("cuda")
+
+
+def test_a_cpu_draws_without_xformers_which_has_nothing_for_it() -> None:
+    worker = replace(make_worker(), args=("--xformers", "--no-half-vae"))
+    assert {"--xformers", "--no-half-vae"} <= set(worker.command("cuda"))
+    assert "--xformers" not in worker.command("cpu")
+    assert "--no-half-vae" in worker.command("cpu")
 
 
 def test_the_worker_file_is_the_same_bytes_after_a_round_trip() -> None:

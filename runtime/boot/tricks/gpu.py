@@ -50,12 +50,15 @@ def _beside(event: str, function: Callable[..., None], *arguments: Any) -> None:
 
 
 def make_context() -> None:
-    """The first card's primary context, held to the process's end.
+    """The first card's primary context, held to the process's end; none without a driver.
 
     Raises:
-        OSError: there is no driver, or one of its calls failed.
+        OSError: one of the driver's calls failed.
     """
-    cuda = ctypes.CDLL("libcuda.so.1")
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:  # a machine without a card
+        return
     device, handle = ctypes.c_int(), ctypes.c_void_p()
     for name, arguments in (
         ("cuInit", (ctypes.c_uint(0),)),
