@@ -29,10 +29,14 @@ _is_made = threading.Event()
 def install(context: Context) -> None:
     if context.option("--use-cpu") is not None or context.option("--device-id") is not None:
         return
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:  # a machine without a card
+        return
     # As torch sets it; the driver looks when it begins, which is now.
     os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")
     kind = "float32" if context.has_flag("--no-half") else "float16"
-    _beside("gpu context", make_context)
+    _beside("gpu context", make_context, cuda)
     after_import("torch", lambda torch: _beside("gpu first use", use, torch, kind), trick="gpu")
     attend = partial(_beside, "gpu first attention", use_attention)
     after_import("xformers.ops", lambda ops: attend(ops, kind), trick="gpu")
@@ -49,16 +53,15 @@ def _beside(event: str, function: Callable[..., None], *arguments: Any) -> None:
     threading.Thread(target=work, daemon=True, name="boot-gpu").start()
 
 
-def make_context() -> None:
-    """The first card's primary context, held to the process's end; none without a driver.
+def make_context(cuda: Any) -> None:
+    """The first card's primary context, held to the process's end.
+
+    Args:
+        cuda: The driver's library.
 
     Raises:
-        OSError: one of the driver's calls failed.
+        OSError: one of its calls failed.
     """
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:  # a machine without a card
-        return
     device, handle = ctypes.c_int(), ctypes.c_void_p()
     for name, arguments in (
         ("cuInit", (ctypes.c_uint(0),)),
