@@ -6,18 +6,19 @@ import contextlib
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import requests
-from docker.errors import APIError, NotFound
+from docker.errors import NotFound
 from docker.models.containers import Container
 
 from bake.assets import card_check_files
 from bake.console import Console
 from bake.errors import MachineError, VerifyError
-from bake.image.engine.device import ContainerStartError, gpu_requests
+from bake.image.engine.device import ContainerStartError, gpu_requests, running
 from bake.image.engine.docker import Engine
 from runtime.worker import HOME, WORKER_FILE, Device
 
@@ -63,29 +64,33 @@ def check_card(
         raise VerifyError(
             "it is no worker image: its base has no label bakery.webui.python", where=image
         )
-    options: dict[str, Any] = {
-        "entrypoint": [python, f"{_INSIDE}/benchmarks/gpu/check.py"],
-        "command": ["--worker", WORKER_FILE, "--device", device, "--json", _RECORD, *arguments],
-        "user": "0:0",
-        "network_mode": "none",
-        "device_requests": gpu_requests(device),
-        "shm_size": "1g",
-        "environment": {"PYTHONPATH": HOME, "PYTHONUNBUFFERED": "1"},
-    }
-    with engine.container(image, run=f"gpu-check {image}", **options) as container:
-        try:
+
+    @contextmanager
+    def make(device: Device) -> Iterator[Container]:
+        options: dict[str, Any] = {
+            "entrypoint": [python, f"{_INSIDE}/benchmarks/gpu/check.py"],
+            "command": ["--worker", WORKER_FILE, "--device", device, "--json", _RECORD, *arguments],
+            "user": "0:0",
+            "network_mode": "none",
+            "device_requests": gpu_requests(device),
+            "shm_size": "1g",
+            "environment": {"PYTHONPATH": HOME, "PYTHONUNBUFFERED": "1"},
+        }
+        with engine.container(image, run=f"gpu-check {image}", **options) as container:
             container.put_archive("/", _pack_check())
-            container.start()
-        except APIError as error:
-            refused = ContainerStartError(error)
-            raise MachineError(
-                f"the container does not start: {refused.reason}",
-                where=image,
-                hint=_HINT if refused.lacks_gpu else None,
-            ) from error
-        _follow(container, console)
-        status = int(container.wait()["StatusCode"])
-        return _read(container, status, image)
+            yield container
+
+    try:
+        with running(device, make) as (_, container):
+            _follow(container, console)
+            status = int(container.wait()["StatusCode"])
+            return _read(container, status, image)
+    except ContainerStartError as error:
+        raise MachineError(
+            f"the container does not start: {error.reason}",
+            where=image,
+            hint=_HINT if error.lacks_gpu else None,
+        ) from error
 
 
 def _pack_check() -> bytes:

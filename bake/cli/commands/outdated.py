@@ -55,12 +55,15 @@ def _compare(manifest: Path, console: Console) -> None:
             console.warn(str(error))
             failed.append(extension.key)
             continue
-        source = extension.ref or "HEAD"
-        newer = [{"source": newest, "title": source, "published": None}]
-        is_newest = newest == extension.commit
-        fields = {"key": extension.key, "pinned": extension.commit, "published": None}
-        console.event("standing", **fields, newer=[] if is_newest else newer)
-        console.answer(_line(extension, newest, manifest))
+        newer = {"source": newest, "title": extension.ref or "HEAD", "published": None}
+        console.event(
+            "standing",
+            key=extension.key,
+            pinned=extension.commit,
+            published=None,
+            newer=[newer] if newest != extension.commit else [],
+        )
+        console.answer(_extension_line(extension, newest, manifest))
     if failed:
         raise SourceError(f"not compared: {', '.join(failed)}", where=str(manifest))
 
@@ -80,7 +83,7 @@ def _fields(standing: Standing) -> dict[str, object]:
     }
 
 
-def _line(pin: ExtensionPin, newest: str, manifest: Path) -> str:
+def _extension_line(pin: ExtensionPin, newest: str, manifest: Path) -> str:
     at = f"{pin.key}: {pin.commit[:12]}"
     if newest == pin.commit:
         return f"{at}: up to date"
