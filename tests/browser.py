@@ -14,7 +14,8 @@ DESKTOP, PHONE = 1200, 360
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+# Playwright keeps an event loop running in its thread, in which a later module could not call `asyncio.run`.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
     found = next(filter(None, map(shutil.which, _NAMES)), None)
