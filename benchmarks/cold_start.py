@@ -24,6 +24,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -164,13 +165,13 @@ class Bench:
             yield self.measure(cache, variant)
 
     def turns(self) -> Iterator[tuple[str, str]]:
-        """Page cache and variant of each run, in another order in every round: what comes first meets a machine
-        in another state."""
+        """Page cache and variant of each run, in a random order in every round, the same each time: in a regular one
+        the machine's own changes of pace fall upon the same variant again and again."""
         variants = self.options.variants.split(",")
-        for number in range(self.options.rounds):
+        order = random.Random(0)
+        for _ in range(self.options.rounds):
             for cache in self.options.cache.split(","):
-                first = number % len(variants)
-                for variant in variants[first:] + variants[:first]:
+                for variant in order.sample(variants, len(variants)):
                     yield cache, variant
 
     def measure(self, cache: str, variant: str) -> Run:
