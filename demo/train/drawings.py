@@ -160,7 +160,8 @@ def _circle(x: Array, y: Array, r: float) -> Array:
 
 
 def _square(x: Array, y: Array, r: float) -> Array:
-    return np.maximum(np.abs(x), np.abs(y)) - r * 0.9
+    distance: Array = np.maximum(np.abs(x), np.abs(y)) - r * 0.9
+    return distance
 
 
 def _triangle(x: Array, y: Array, r: float) -> Array:
@@ -169,7 +170,8 @@ def _triangle(x: Array, y: Array, r: float) -> Array:
 
 
 def _diamond(x: Array, y: Array, r: float) -> Array:
-    return (np.abs(x) * 1.25 + np.abs(y) - r * 1.2) / 1.6
+    distance: Array = (np.abs(x) * 1.25 + np.abs(y) - r * 1.2) / 1.6
+    return distance
 
 
 def _star(x: Array, y: Array, r: float) -> Array:
@@ -196,7 +198,8 @@ def _heart(x: Array, y: Array, r: float) -> Array:
     lobe = np.hypot(x - r * 0.44, y + r * 0.3) - r * 0.56
     tip = np.maximum((x + y - r * 0.93) * 0.7071, -(y + r * 0.35))
     tip = np.maximum(tip, x - r)
-    return np.minimum(lobe, tip)
+    distance: Array = np.minimum(lobe, tip)
+    return distance
 
 
 def _ring(x: Array, y: Array, r: float) -> Array:
@@ -206,7 +209,8 @@ def _ring(x: Array, y: Array, r: float) -> Array:
 def _cross(x: Array, y: Array, r: float) -> Array:
     x, y = np.abs(x), np.abs(y)
     arm = r * 0.36
-    return np.minimum(np.maximum(x - r, y - arm), np.maximum(y - r, x - arm))
+    distance: Array = np.minimum(np.maximum(x - r, y - arm), np.maximum(y - r, x - arm))
+    return distance
 
 
 _DISTANCES = {
