@@ -155,8 +155,8 @@ def _template(shape: str) -> tuple[NDArray[Any], tuple[float, float, float, floa
             shape=shape, fill=(0, 0, 0), ground=(1, 1, 1), radius=0.3, centre=(0, 0), angle=0
         )
         mask = decode_latent(draw_latent(drawing), width=192, height=192)[..., 0] < 128
-        rows, columns = np.nonzero(mask)
-        box = [float(value) / 192 - 0.5 for value in (columns.min(), columns.max() + 1)]
-        box += [float(value) / 192 - 0.5 for value in (rows.min(), rows.max() + 1)]
-        _templates[shape] = mask, (box[0], box[1], box[2], box[3])
+        columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+        edges = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+        left, right, top, bottom = (float(edge) / 192 - 0.5 for edge in edges)
+        _templates[shape] = mask, (left, right, top, bottom)
     return _templates[shape]
