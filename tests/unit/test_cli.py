@@ -1,47 +1,16 @@
 """The command line as a user runs it: exit codes, and never a traceback."""
 
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bake.cli import main
 from bake.secrets import mask_secrets
+from tests.unit.conftest import Ended
 
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """What a run of `bake` left."""
-
-    returncode: object
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run_bake(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Ended]]:
-    """Runs `main` in this process: a new interpreter for each command takes a second."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run(*args: str, **variables: str) -> Ended:
-        monkeypatch.chdir(ROOT)
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as raised:
-            main(list(args))
-        said = capsys.readouterr()
-        return Ended(returncode=raised.value.code, stdout=said.out, stderr=said.err)
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_it_is_a_module_that_runs() -> None:

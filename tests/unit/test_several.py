@@ -1,5 +1,6 @@
 """Several manifests in one command: each is reported, a failure stops the others only where that is asked for."""
 
+import functools
 import json
 import os
 import re
@@ -7,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bake.cli.several import make_prefixes, refuse_same_names
 from bake.errors import ManifestError
+from tests.unit.conftest import Ended
 
 ROOT = Path(__file__).parents[2]
 GOOD = """\
@@ -34,16 +37,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_bake(folder: Path, *args: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bake", *args],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture
+def bake(
+    folder: Path, run_bake: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Ended]:
+    """`run_bake` where the manifests are; what runs side by side is a process each all the same."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return functools.partial(run_bake, folder=folder)
 
 
 NAMES = ["first.yaml", "second.yaml", "third.yaml"]
@@ -58,8 +58,10 @@ def outcomes(stdout: str) -> dict[str, tuple[str, int | None]]:
     }
 
 
-def test_each_is_reported_and_the_first_failure_s_code_is_the_command_s(folder: Path) -> None:
-    ended = run_bake(folder, "check", *NAMES)
+def test_each_is_reported_and_the_first_failure_s_code_is_the_command_s(
+    bake: Callable[..., Ended],
+) -> None:
+    ended = bake("check", *NAMES)
     assert ended.returncode == 2
     assert ended.stdout.splitlines() == [
         "first  | first.yaml: ok, first with 1 weights files",
@@ -75,24 +77,24 @@ def test_each_is_reported_and_the_first_failure_s_code_is_the_command_s(folder: 
     ]
 
 
-def test_one_manifest_is_as_ever(folder: Path) -> None:
-    ended = run_bake(folder, "check", "first.yaml")
+def test_one_manifest_is_as_ever(bake: Callable[..., Ended]) -> None:
+    ended = bake("check", "first.yaml")
     assert ended.returncode == 0
     assert ended.stdout == "first.yaml: ok, first with 1 weights files\n"
     assert ended.stderr == ""
 
 
-def test_fail_fast_begins_no_further_one(folder: Path) -> None:
-    ended = run_bake(folder, "check", "--fail-fast", *NAMES)
+def test_fail_fast_begins_no_further_one(bake: Callable[..., Ended]) -> None:
+    ended = bake("check", "--fail-fast", *NAMES)
     assert ended.returncode == 2
     assert "third with" not in ended.stdout
     assert ended.stderr.splitlines()[-1] == "not begun  third.yaml"
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_the_code_is_that_of_a_failure(folder: Path, jobs: str) -> None:
+def test_the_code_is_that_of_a_failure(bake: Callable[..., Ended], jobs: str) -> None:
     """There is no lock."""
-    ended = run_bake(folder, "fetch", "--json", "--jobs", jobs, *NAMES)
+    ended = bake("fetch", "--json", "--jobs", jobs, *NAMES)
     assert ended.returncode == 2
     assert outcomes(ended.stdout) == dict.fromkeys(NAMES, ("failed", 2))
     for name in ("first", "third"):
@@ -100,20 +102,22 @@ def test_the_code_is_that_of_a_failure(folder: Path, jobs: str) -> None:
         assert re.search(said, ended.stderr, re.MULTILINE)
 
 
-def test_the_code_is_that_of_the_first_in_the_order_given(folder: Path) -> None:
+def test_the_code_is_that_of_the_first_in_the_order_given(bake: Callable[..., Ended]) -> None:
     """Without a file to pin locking ends with 4, and with 2 where the manifest is wrong."""
-    locked = run_bake(folder, "lock", "--json", *NAMES)
+    locked = bake("lock", "--json", *NAMES)
     assert locked.returncode == 4
     assert outcomes(locked.stdout) == dict(
         zip(NAMES, [("failed", 4), ("failed", 2), ("failed", 4)], strict=True)
     )
 
 
-def test_events_name_their_manifest_side_by_side_too(folder: Path) -> None:
+def test_events_name_their_manifest_side_by_side_too(
+    folder: Path, bake: Callable[..., Ended]
+) -> None:
     (folder / "a.safetensors").write_bytes(_weights())
-    assert run_bake(folder, "lock", "first.yaml", "third.yaml").returncode == 0
+    assert bake("lock", "first.yaml", "third.yaml").returncode == 0
     store = {"BAKE_STORE": str(folder / "store")}
-    ended = run_bake(folder, "fetch", "--json", "-j", "2", "first.yaml", "third.yaml", **store)
+    ended = bake("fetch", "--json", "-j", "2", "first.yaml", "third.yaml", **store)
     assert ended.returncode == 0, ended.stderr
     events = [json.loads(line) for line in ended.stdout.splitlines()]
     weights = [event["manifest"] for event in events if event["event"] == "weights"]
@@ -122,26 +126,28 @@ def test_events_name_their_manifest_side_by_side_too(folder: Path) -> None:
     assert len(list((folder / "store" / "sha256").rglob("*"))) == 2, "one folder, one file"
 
 
-def test_the_options_of_the_command_are_those_of_each(folder: Path) -> None:
+def test_the_options_of_the_command_are_those_of_each(bake: Callable[..., Ended]) -> None:
     """Of an option that takes a value and may be repeated, of a choice, and of a flag."""
     options = ["--build-arg", "A=1", "--build-arg", "NO-NAME", "--device", "cpu", "--no-load", "-q"]
-    ended = run_bake(folder, "image", "-j", "2", *options, "first.yaml", "third.yaml")
+    ended = bake("image", "-j", "2", *options, "first.yaml", "third.yaml")
     assert ended.returncode == 2
     for name in ("first", "third"):
         assert f"{name} | error: --build-arg: 'NO-NAME' is not NAME=VALUE" in ended.stderr
 
 
-def test_debug_is_for_each(folder: Path) -> None:
-    ended = run_bake(folder, "--debug", "fetch", "-j", "2", "first.yaml", "third.yaml")
+def test_debug_is_for_each(bake: Callable[..., Ended]) -> None:
+    ended = bake("--debug", "fetch", "-j", "2", "first.yaml", "third.yaml")
     for name in ("first", "third"):
         assert f"{name} | Traceback" in ended.stderr
 
 
-def test_two_of_one_name_are_refused_before_anything_is_done(folder: Path) -> None:
+def test_two_of_one_name_are_refused_before_anything_is_done(
+    folder: Path, bake: Callable[..., Ended]
+) -> None:
     (folder / "other.yaml").write_text(GOOD.format(name="first"))
     with pytest.raises(ManifestError, match=r"first\.yaml and .*other\.yaml have the same name"):
         refuse_same_names([folder / "second.yaml", folder / "first.yaml", folder / "other.yaml"])
-    ended = run_bake(folder, "image", "first.yaml", "first.yaml")
+    ended = bake("image", "first.yaml", "first.yaml")
     assert ended.returncode == 2
     assert "first.yaml and first.yaml have the same name, first" in ended.stderr
     assert not (folder / "build").exists()
@@ -153,21 +159,24 @@ def test_prefixes_tell_apart() -> None:
     assert make_prefixes(["host/a:1", "host/b:1"]) == ["host/a:1 | ", "host/b:1 | "]
 
 
-def test_a_lock_is_for_one_image(folder: Path) -> None:
-    ended = run_bake(folder, "verify", "--lock", "x.lock.json", "a:1", "b:1")
+def test_a_lock_is_for_one_image(bake: Callable[..., Ended]) -> None:
+    ended = bake("verify", "--lock", "x.lock.json", "a:1", "b:1")
     assert ended.returncode == 2
     assert "a lock is for one image" in ended.stderr
 
 
 WAITS = """
-import sys, time
+import sys, time, types
 from pathlib import Path
-import bake.cli.commands.fetch as fetch
-def wait(path):
+import click
+from bake.cli import main
+from bake.cli.options import fail_fast_option, jobs_option, json_option, manifests_argument
+from bake.cli.several import run_each
+from bake.errors import SourceError
+def wait(path, console):
     if path.stem == "second":
         while not Path("first.began").exists() or not Path("third.began").exists():
             time.sleep(0.02)
-        from bake.errors import SourceError
         raise SourceError("gone")
     try:
         Path(f"{path.stem}.began").write_text("")
@@ -175,10 +184,17 @@ def wait(path):
     finally:
         time.sleep(0.5)
         Path(f"{path.stem}.cleaned").write_text("")
-fetch.load_manifest = wait
-from bake.cli import main
+@click.command()
+@manifests_argument
+@fail_fast_option
+@jobs_option
+@json_option
+def command(manifests, *, fail_fast, jobs, as_json):
+    run_each(manifests, wait, as_json=as_json, fail_fast=fail_fast, jobs=jobs)
+sys.modules["bake.cli.commands.fetch"] = types.SimpleNamespace(command=command)
 main()
 """
+"""A `bake fetch` that waits, and imports nothing for a download that there is none of."""
 
 
 @pytest.fixture
