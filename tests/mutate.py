@@ -1,14 +1,16 @@
-"""Small faults are put into a package, one at a time, and the unit tests that concern it are to fail: mutmut in a copy.
+"""Small faults are put into a package, one at a time, and the unit tests that concern it are to fail.
 
-`make mutate PACKAGE=runtime/job`. mutmut passes over functions with a decorator, such as properties. So the copy applies
-decorators in a statement of their own, after the function, which means the same. What each mutant changes that nobody
-noticed is printed at the end.
+`make mutate PACKAGE=runtime/job`. mutmut makes the faults, in a copy, and `tests.mutants` runs the tests. mutmut passes
+over functions with a decorator, such as properties. So the copy applies decorators in a statement of their own, after
+the function, which means the same. What each mutant changes that nobody noticed is printed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import difflib
+import json
 import os
 import random
 import shutil
@@ -19,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CAUGHT = {"killed", "timeout", "segfault"}
-"""What mutmut calls a fault that the tests noticed; of `survived` and `no tests` they did not."""
+CAUGHT = {"killed", "timeout"}
+"""What a fault is called that the tests noticed; of `survived` and `no tests` they did not."""
 BESIDE = {"test_keys", "test_package", "test_published", "test_architecture"}
 """Unit tests that look at the tree's files, which in the copy are others."""
 KEEPS_ITS_DECORATORS = ("overload", "staticmethod", "classmethod", ".setter", ".register")
@@ -62,73 +64,70 @@ def concerned(package: str) -> list[str]:
     return [str(each.relative_to(ROOT)) for each in found]
 
 
-def copy_tree(package: str, folder: Path) -> None:
-    """What git knows of the checkout, as mutmut wants it."""
+def copy_tree(package: str, folder: Path) -> dict[str, str]:
+    """What git knows of the checkout, with all mutants in the package; what each of them changes, by its name."""
     shutil.rmtree(folder, ignore_errors=True)
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    names = [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
-    for module in (folder / package).rglob("*.py"):
-        module.write_text(undecorate(module.read_text()))
-    tops = sorted({name.partition("/")[0] for name in names} - {"bake", "runtime", "tests"})
-    settings = {
-        "source_paths": ["bake", "runtime"],
-        "only_mutate": [f"{package}/*"],
-        "also_copy": tops,
-        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-p", "tests.fresh_caches"],
-        "pytest_add_cli_args_test_selection": concerned(package),
-        "timeout_multiplier": ["30"],
-        "timeout_constant": ["2"],
-        "use_git_change_detection": ["false"],
-    }
-    text = "".join(f"{key}=\n  " + "\n  ".join(each) + "\n" for key, each in settings.items())
-    (folder / "setup.cfg").write_text(f"[mutmut]\n{text}")
-
-
-def mutants(package: str, folder: Path) -> list[str]:
-    """The names of all, as mutmut will make them."""
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / "setup.cfg").write_text("[mutmut]\nsource_paths=\n  bake\n  runtime\n")
     os.chdir(folder)  # where its settings are
     from mutmut.mutation.file_mutation import mutate_file_contents  # noqa: PLC0415  # not in .venv
     from mutmut.utils.format_utils import get_mutant_name  # noqa: PLC0415
 
-    names = []
+    changes = {}
     for module in sorted(Path(package).rglob("*.py")):
-        made = mutate_file_contents(str(module), module.read_text()).mutant_names
-        names += [get_mutant_name(module, name) for name in made]
-    return names
+        mutated = mutate_file_contents(str(module), undecorate(module.read_text()))
+        module.write_text(mutated.code)
+        lines = mutated.code.splitlines()
+        spans = mutated.line_span_by_function_name
+        for name in mutated.mutant_names:
+            spans_of_both = spans[f"{name.partition('__mutmut_')[0]}__mutmut_orig"], spans[name]
+            sources = [lines[each.start - 1 : each.end] for each in spans_of_both]
+            differing = [
+                line
+                for line in difflib.ndiff(*sources)
+                if line[:1] in {"-", "+"} and "__mutmut_" not in line
+            ]
+            changes[get_mutant_name(module, name)] = "\n".join(differing)
+    return changes
 
 
-def mutmut(folder: Path, *arguments: str) -> str:
-    """Its output; it shows what it does on our standard error."""
-    environment = {**os.environ, "BAKE_TEST_EXAMPLES": "20", "PYTHONPATH": ""}
+def run(package: str, folder: Path, mutants: Sequence[str], processes: int) -> dict[str, str]:
+    """What became of each mutant, by its name."""
+    task = {"mutants": mutants, "processes": processes}
+    (folder / "task.json").write_text(json.dumps(task))
+    environment = {
+        **os.environ,
+        "BAKE_TEST_EXAMPLES": "20",
+        "BAKE_MUTANTS": str(folder),
+        "MUTANT_UNDER_TEST": "",
+        "PYTHONPATH": str(folder),
+    }
+    plugins = ("-p", "no:cacheprovider", "-p", "tests.mutants")
     ended = subprocess.run(
-        ["mutmut", *arguments],
+        [sys.executable, "-m", "pytest", "-q", *plugins, *concerned(package)],
         cwd=folder,
         env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
         check=False,
     )
-    if ended.returncode:
-        raise SystemExit(f"{ended.stdout[-4000:]}\nmutmut {arguments[0]} failed in {folder}")
-    return ended.stdout
+    lines = (folder / "results.jsonl").read_text().splitlines() if not ended.returncode else []
+    found = {name: status for name, status, _ in map(json.loads, lines)}
+    if found.pop("", "") != "survived":
+        raise SystemExit(f"the tests fail in {folder} where nothing is changed")
+    return found
 
 
-def results(folder: Path) -> dict[str, str]:
-    """What became of each mutant, by its name."""
-    lines = mutmut(folder, "results", "--all", "true").splitlines()
-    pairs = [line.strip().rpartition(": ") for line in lines if "__mutmut_" in line]
-    return {name: status for name, _, status in pairs}
-
-
-def show(tried: dict[str, str]) -> None:
+def show(tried: dict[str, str], changes: dict[str, str]) -> None:
     """A row for each module, what those change that nobody noticed, and the share of those that were."""
-    from mutmut.mutation.diff_apply import get_diff_for_mutant  # noqa: PLC0415  # not in .venv
-
     modules: dict[str, Counter[str]] = {}
     for name, status in tried.items():
         modules.setdefault(name.rpartition(".")[0], Counter())[status] += 1
@@ -137,9 +136,7 @@ def show(tried: dict[str, str]) -> None:
         print(f"{module}: {killed} of {counts.total()} ({killed / counts.total():.0%})")
     for name, status in sorted(tried.items()):
         if status not in CAUGHT:
-            print(f"{status}: {name}")
-            changes = get_diff_for_mutant(name).splitlines()[2:]
-            print(*(f"  {line}" for line in changes if line[:1] in {"-", "+"}), sep="\n")
+            print(f"{status}: {name}\n{changes[name]}")
     killed = sum(status in CAUGHT for status in tried.values())
     print(f"{killed} of {len(tried)} were noticed: {100 * killed / len(tried):.1f} %")
 
@@ -152,19 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
     folder = ROOT / "build/mutate" / options.package.replace("/", ".")
-    copy_tree(options.package, folder)
-    names = mutants(options.package, folder)
+    changes = copy_tree(options.package, folder)
+    names = sorted(changes)
     print(f"{len(names)} mutants of {options.package}", flush=True)
     if options.sample and options.sample < len(names):
         names = random.Random(options.seed).sample(names, options.sample)
-    run = ("run", "--max-children", str(options.processes))
-    mutmut(folder, *run, *names)
-    # That a machine stood still is no fault that was noticed.
-    late = [name for name, status in results(folder).items() if status == "timeout"]
-    if late:
-        mutmut(folder, *run, *late)
-    tried = results(folder)
-    show({name: tried[name] for name in names})
+    show(run(options.package, folder, names, options.processes), changes)
 
 
 if __name__ == "__main__":
