@@ -34,6 +34,8 @@ FOLDER = "BAKE_MUTANTS"
 """The environment variable that names the folder with `task.json`; `results.jsonl` is written there."""
 _MEMORY_BYTES, _FILE_BYTES = 8 << 30, 2 << 30
 _POLL_S = 0.005
+_FAILED, _BROKEN = 1, 4
+"""How a child ends in which a test failed, or which could not begin."""
 
 
 @dataclass(kw_only=True)
@@ -171,7 +173,7 @@ def _start(work: Callable[[], int], folder: Path, processor_s: int = 0) -> int:
     child = os.fork()
     if child:
         return child
-    code = 3
+    code = _BROKEN
     try:
         os.setpgid(0, 0)
         temporary = folder / f"tmp-{os.getpid()}"
@@ -183,9 +185,8 @@ def _start(work: Callable[[], int], folder: Path, processor_s: int = 0) -> int:
         if processor_s:
             limit = processor_s + int(time.process_time()) + 1
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
+        code = _FAILED
         code = work()
-    except BaseException as error:  # a mutant may raise anything
-        print(repr(error), file=sys.__stderr__)
     finally:
         os._exit(code)
 
@@ -229,11 +230,13 @@ def _run(mutant: str, items: list[pytest.Item]) -> int:
     sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     for item, following in zip(items, [*items[1:], None], strict=True):
         if _failure(item, following):
-            return 1
+            return _FAILED
     return 0
 
 
 def _word(status: int) -> str:
+    if status == _BROKEN:
+        raise pytest.UsageError("a child could not begin")
     if status == 0:
         return "survived"
     return "timeout" if status == -signal.SIGXCPU else "killed"

@@ -56,12 +56,12 @@ def undecorate(source: str) -> str:
     return "".join(lines)
 
 
-def concerned(package: str) -> list[str]:
+def concerned(package: str, folder: Path) -> list[str]:
     """The modules of unit tests that name the package."""
     name = package.replace("/", ".")
-    modules = sorted((ROOT / "tests/unit").glob("test_*.py"))
+    modules = sorted((folder / "tests/unit").glob("test_*.py"))
     found = [each for each in modules if name in each.read_text() and each.stem not in BESIDE]
-    return [str(each.relative_to(ROOT)) for each in found]
+    return [str(each.relative_to(folder)) for each in found]
 
 
 def copy_tree(package: str, folder: Path) -> dict[str, str]:
@@ -114,7 +114,7 @@ def run(package: str, folder: Path, mutants: Sequence[str], processes: int) -> d
     }
     plugins = ("-p", "no:cacheprovider", "-p", "tests.mutants")
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, *concerned(package)],
+        [sys.executable, "-m", "pytest", "-q", *plugins, *concerned(package, folder)],
         cwd=folder,
         env=environment,
         check=False,

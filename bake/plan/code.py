@@ -79,8 +79,7 @@ def _expand(module: str) -> Iterator[str]:
     package = module[:-2]
     folder = assets.package_folder(package.split(".")[0]).joinpath(*package.split(".")[1:])
     for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        yield ".".join([package, *(part for part in parts if part != "__init__")])
+        yield ".".join([package, *path.relative_to(folder).with_suffix("").parts])
 
 
 @cache

@@ -223,6 +223,7 @@ def test_a_push_under_zstd_says_what_has_to_be_packed_until_it_is() -> None:
     assert (again.size_bytes, again.why) == (0, "the registry is asked what it lacks")
     back = plan_with(records, options=options, layers=layers).step("push")
     assert back.size_bytes == len(b"base")
+    assert "compression" not in back.document
 
 
 def test_a_push_says_what_its_bytes_leave_out() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from bake.errors import ManifestError, PushError
+from bake.errors import BuildError, ManifestError, PushError
 from bake.image.oci.reference import parse_reference
 from bake.image.registry.auth import parse_challenge
 from bake.image.registry.credentials import Credentials, find_credentials
@@ -28,19 +28,42 @@ from runtime.files.answers import retry_after_s
         ("127.0.0.1:5005/x:t", "127.0.0.1:5005/x:t", "127.0.0.1:5005"),
         ("[::1]:5000/x", "[::1]:5000/x:latest", "[::1]:5000"),
         (f"ghcr.io/x@sha256:{'a' * 64}", f"ghcr.io/x@sha256:{'a' * 64}", "ghcr.io"),
+        (f"x:t@sha256:{'a' * 64}", f"docker.io/library/x:t@sha256:{'a' * 64}", "registry-1.docker.io"),
+        ("registry-1.docker.io/x", "docker.io/library/x:latest", "registry-1.docker.io"),
+        ("docker.io/a/b/c", "docker.io/a/b/c:latest", "registry-1.docker.io"),
+        ("Host-1.example:65535/a.b_c__d--e/f", "Host-1.example:65535/a.b_c__d--e/f:latest", "Host-1.example:65535"),
+        ("localhost:5000/x", "localhost:5000/x:latest", "localhost:5000"),
+        (f"ghcr.io/x:{'_' * 128}", f"ghcr.io/x:{'_' * 128}", "ghcr.io"),
     ],
-)
+)  # fmt: skip
 def test_references_are_read_as_docker_reads_them(text: str, full: str, api_host: str) -> None:
     reference = parse_reference(text)
     assert (str(reference), reference.api_host) == (full, api_host)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ghcr.io/You/x", "x:", "a//b", "ghcr.io/x:?", "x@sha256:12", "-/x", "ghcr.io/../x"]
-)
+    "text",
+    ["", "ghcr.io/You/x", "x:", "a//b", "ghcr.io/x:?", "x@sha256:12", "-/x", "ghcr.io/../x", "ghcr.io/",
+     "/x", "x@", f"x@sha256:{'a' * 65}", f"x@sha256:{'A' * 64}", f"x@sha512:{'a' * 64}", "x/", "a___b",
+     f"x:{'t' * 129}", "x:.t", "-.example/x", "ghcr.io:/x", "ghcr.io:123456/x", "[::1/x", "x y", "X"],
+)  # fmt: skip
 def test_what_is_no_reference_is_refused(text: str) -> None:
-    with pytest.raises(ManifestError, match="is not an image reference"):
+    with pytest.raises(ManifestError) as caught:
         parse_reference(text)
+    assert str(caught.value) == (
+        f"{text!r} is not an image reference\n"
+        "  → write it as registry.example.com/name:tag, in lower case"
+    )
+
+
+def test_a_manifest_is_asked_for_by_digest_where_there_is_one() -> None:
+    digest = f"sha256:{'a' * 64}"
+    tagged, both = parse_reference("ghcr.io/you/x:1"), parse_reference(f"ghcr.io/you/x:1@{digest}")
+    assert (tagged.version, both.version) == ("1", digest)
+    assert str(both.at("2")) == "ghcr.io/you/x:2"
+    assert str(tagged.at(digest)) == f"ghcr.io/you/x@{digest}"
+    with pytest.raises(BuildError, match=r"^'sha256:12' is not a sha256 digest$"):
+        tagged.at("sha256:12")
 
 
 @pytest.mark.parametrize(

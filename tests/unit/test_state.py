@@ -49,8 +49,13 @@ def test_an_unreadable_record_counts_as_none(tmp_path: Path, content: str) -> No
 
 def test_what_a_killed_bake_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "tmp" / "warmup-1").mkdir(parents=True)
-    with BuildFolder(tmp_path).locked(QUIET):
+    folder = BuildFolder(tmp_path)
+    with folder.locked(QUIET):
         assert not (tmp_path / "tmp").exists()
+        with folder.temporary_folder("base"):
+            pass
+        (tmp_path / "tmp" / "forgotten").touch()
+    assert not (tmp_path / "tmp").exists()
 
 
 def test_temporary_folders_go_with_their_step(tmp_path: Path) -> None:

@@ -192,3 +192,7 @@ def test_it_says_what_changes_of_extensions() -> None:
     assert f"| c | https://example.com/c at {'4' * 40} | MIT | new |" in page
     assert f"| b | https://example.com/b at {'2' * 40} |  | removed |" in page
     assert "### Extensions" not in summarise("x", AFTER, before=BEFORE, plan=None, problems=[])
+    first = summarise("shapes", after, before=None, plan=None, problems=[])
+    assert f"| a | https://example.com/a at {'3' * 40} | MIT | new |" in first
+    last = summarise("shapes", BEFORE, before=before, plan=None, problems=[])
+    assert f"| a | https://example.com/a at {'1' * 40} |  | removed |" in last
