@@ -11,6 +11,7 @@ import pytest
 
 from bake.errors import SourceError
 from bake.image.oci.layers import PlacedFile, make_weights_layer
+from bake.image.oci.model import Descriptor
 from bake.image.oci.streamed import StreamedFile, StreamedLayer
 from bake.image.verify.scan import facts_of_weights, scan_layer
 from bake.image.verify.secrets import SecretScanner
@@ -45,7 +46,8 @@ def test_a_stream_is_the_layer_of_the_store(tmp_path: Path) -> None:
     digest, content = stored(tmp_path)
     streamed = stream()
     assert streamed.size_bytes == len(content)
-    with pytest.raises(RuntimeError, match="known when all of it was read"):
+    known = r"^the digest of a stream is known when all of it was read$"
+    with pytest.raises(RuntimeError, match=known):
         streamed.digest()
     assert b"".join(streamed.chunks()) == content
     assert streamed.digest() == digest
@@ -125,10 +127,13 @@ def test_it_may_be_read_again_from_anywhere(tmp_path: Path) -> None:
 def test_a_wrong_file_raises_before_the_layer_is_whole(tmp_path: Path) -> None:
     wrong = CONTENT.replace(b"end", b"ond")
     seen: list[int] = []
-    with pytest.raises(SourceError, match="civitai:1: the file has another SHA256") as caught:
+    with pytest.raises(SourceError) as caught:
         seen.extend(len(chunk) for chunk in stream(wrong).chunks())
     assert sum(seen) < len(stored(tmp_path)[1]) - 1024
-    assert hashlib.sha256(wrong).hexdigest() in str(caught.value)
+    assert str(caught.value) == (
+        f"civitai:1: the file has another SHA256 ({hashlib.sha256(wrong).hexdigest()}) than the lock says\n"
+        "  → bake lock MANIFEST again, if the source has replaced the file"
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,5 +141,37 @@ def test_a_wrong_file_raises_before_the_layer_is_whole(tmp_path: Path) -> None:
     [(CONTENT[:-7], "ends 7 bytes early"), (CONTENT + b"x" * 200, "sends more than the lock says")],
 )
 def test_a_wrong_length_raises(content: bytes, message: str) -> None:
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(SourceError) as caught:
         list(stream(content).chunks())
+    assert str(caught.value) == f"civitai:1: the source {message}"
+
+
+def test_a_file_is_read_from_an_offset_with_what_is_left_of_its_length() -> None:
+    (file,) = stream().files
+    assert b"".join(file.chunks(5000)) == CONTENT[5000:]
+    assert list(file.chunks(len(CONTENT))) == []
+    (short,) = stream(CONTENT[:-7]).files
+    with pytest.raises(SourceError, match=r"^civitai:1: the source ends 7 bytes early$"):
+        list(short.chunks(5000))
+
+
+def test_what_the_store_has_proven_is_not_hashed_again() -> None:
+    (file,) = stream(sha256="0" * 64).files
+    proven = StreamedLayer(files=[dataclasses.replace(file, is_proven=True)])
+    plain = stream()
+    assert b"".join(proven.chunks()) == b"".join(plain.chunks())
+    assert proven.digest() == plain.digest()
+
+
+def test_a_streamed_layer_in_an_image_has_no_bytes_of_its_own(tmp_path: Path) -> None:
+    streamed, digest, content = small_files(tmp_path)
+    assert streamed.media_type == "application/vnd.oci.image.layer.v1.tar"
+    described = Descriptor(media_type=streamed.media_type, digest=digest, size_bytes=len(content))
+    layer = streamed.as_layer(described)
+    assert (layer.descriptor, layer.diff_id, layer.kind) == (described, digest, "weights")
+    assert layer.comment == "/models/a, /models/b, /models/c"
+    assert layer.content is None
+    with pytest.raises(
+        TypeError, match=r"^a stream is gone when it was read, and cannot be saved$"
+    ):
+        streamed.describe()
