@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from bake import __version__
 from bake.image.oci.model import Image
-from bake.report.page import write_page
 from bake.report.pins import describe_pins
 from bake.report.record import REPORT_FILE, REPORT_FORMAT, keep_report
 from runtime.worker import Worker
@@ -29,6 +28,8 @@ def write_report(
     pushed: Mapping[str, Any] | None,
 ) -> Path:
     """Writes the report into the bake's folder. Returns the JSON file's path."""
+    from bake.report.page import write_page  # noqa: PLC0415  # jinja2 costs start time
+
     manifest, folder = run.context.manifest, run.context.folder.root
     report = {
         "format": REPORT_FORMAT,

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from picklescan.scanner import SafetyLevel, ScanResult, scan_bytes
-
 from bake.console import format_bytes
 from bake.errors import SourceError
 from bake.lock import Pin
@@ -286,6 +284,9 @@ def scan_pickle(path: Path, suffix: str, *, where: str) -> None:
     Raises:
         SourceError: it imports what can harm, by picklescan's list, or cannot be looked through.
     """
+    # Costs start time, and pickles are rare.
+    from picklescan.scanner import SafetyLevel, ScanResult, scan_bytes  # noqa: PLC0415
+
     if is_bomb(path):
         raise SourceError(
             "it is compressed, which torch never does, and unpacks to more than can be looked through",

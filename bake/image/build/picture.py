@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import re
 
-from PIL import Image, ImageStat, UnidentifiedImageError
-
 _FLAT_DEVIATION = 2.0
 """Levels of 255; a NaN-black picture has 0, noise about 70, the plainest drawing above 10."""
 
@@ -20,6 +18,9 @@ def judge_picture(png: bytes, *, width: int, height: int, checkpoint_sha256: str
         height: In pixels.
         checkpoint_sha256: The webui writes its first ten digits as `Model hash`.
     """
+    # Costs start time, and a bake seldom draws.
+    from PIL import Image, ImageStat, UnidentifiedImageError  # noqa: PLC0415
+
     try:
         image = Image.open(io.BytesIO(png))
         image.load()

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from bake import __version__
 from bake.image.final.assemble import ImageConfig, assemble
 from bake.image.final.packages import Package
-from bake.image.final.sbom import DOCUMENTS_COMMENT, make_documents_layer
 from bake.image.oci.layers import PlacedFile, TreeLayer
 from bake.image.oci.model import BASE_DIGEST_LABEL, CREATED, LOCK_LABEL, Image, Layer
 from bake.lock import Lock
@@ -63,6 +62,9 @@ def assemble_final(
         sdk: Name and version of the SDK in the runtime's environment.
         harvest: What the image has of a warm-up.
     """
+    # cyclonedx costs start time, and most bakes assemble nothing.
+    from bake.image.final.sbom import DOCUMENTS_COMMENT, make_documents_layer  # noqa: PLC0415
+
     layers = [
         *weights,
         *([thin.extensions.as_layer(EXTENSIONS_COMMENT)] if thin.extensions else []),
