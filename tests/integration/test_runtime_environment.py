@@ -92,6 +92,24 @@ def test_everything_that_the_sdk_imports_is_there(packages: Path) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+_IMPORT_WATCHED = """
+import sys
+begun = []
+sys.addaudithook(lambda event, _: begun.append(event) if event in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system") else None)
+import runtime.serve
+from runpod.serverless.utils.rp_debugger import get_debugger_output
+assert not begun, begun
+assert get_debugger_output()["system_info"]["processor"], "its own debugger still answers"
+"""
+
+
+def test_the_import_of_the_sdk_starts_no_other_process(packages: Path) -> None:
+    """The SDK alone asks a second Python for the processor's name, while the webui starts on the same cores."""
+    python = packages.parents[2] / "bin" / "python"
+    ended = run(python, "-c", _IMPORT_WATCHED, env={"PYTHONPATH": str(ROOT)})
+    assert ended.returncode == 0, ended.stderr
+
+
 def _late_imports(path: Path) -> set[str]:
     """The top-level names of what a module's functions import."""
     names: set[str] = set()

@@ -128,4 +128,5 @@ def test_names_that_a_shell_would_run_are_refused(tmp_path: Path) -> None:
     assert "a manifest is manifests/NAME.yaml" in repository.changed("HEAD^1", code=2)
     assert "there is no manifests/c.yaml" in repository.changed("", "manifests/c.yaml", code=2)
     assert "nonsense is no commit here" in repository.changed("nonsense", code=2)
+    assert repository.changed("", code=2).startswith("since which commit? .ci/changed origin/main")
     assert not (tmp_path / "x").exists()
