@@ -23,6 +23,7 @@ from bake.manifest.roles import PICKLES, ROLES
 from runtime.worker import Role
 
 LOCK_FORMAT = 1
+_PART = r"[A-Za-z0-9][A-Za-z0-9._+ -]*"
 _AS_WRITTEN = ConfigDict(strict=True, extra="forbid")
 """What is read is what this bake writes: a lock that was edited by hand is refused where it does not fit."""
 
@@ -51,8 +52,9 @@ class Pin:
     key: str
     """The manifest's key: `checkpoint`, `checkpoints.name`, `vae`, `loras.name`, `upscalers.SwinIR/name`."""
     role: Role
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+ -]*$")]
-    """The name that a request uses; also the file's stem in the image, unless the webui wants it otherwise."""
+    name: Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$")]
+    """The name that a request uses; also the file's stem in the image, unless the webui wants it otherwise. A path for
+    an extension's model, of which `A/b-c` and `A/b/c` are two."""
     source: str
     """The manifest's own text."""
     file_name: str

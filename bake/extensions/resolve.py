@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tarfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bake.errors import SourceError
 from bake.extensions.git import Repository, open_repository
 from bake.extensions.requirements import parse_requirements
-from bake.extensions.tree import Tree, read_tree, write_archive
-from bake.lock import ExtensionPin
+from bake.extensions.tree import Tree, read_archive, read_tree, write_archive
+from bake.lock import ExtensionPin, Lock
 from bake.manifest.extensions import NO_REQUIREMENTS, Extension
 from bake.weights.context import Context, today
 from bake.weights.sites import local
@@ -43,11 +44,7 @@ def fetch_extension(pin: ExtensionPin, context: Context) -> None:
             tree = _read(pin.url, pin.commit, context, pin.key)
             found = _store(tree, context, pin.key)
             if found != pin.sha256:
-                raise SourceError(
-                    f"its files have SHA256 {found}, the lock says {pin.sha256}",
-                    where=pin.key,
-                    hint="bake lock MANIFEST; a commit's files do not change, but the lock was edited",
-                )
+                raise _edited(f"its files have SHA256 {found}, the lock says {pin.sha256}", pin.key)
     if pin.requirements_sha256 is not None:
         _take_requirements(pin.requirements or "", context, pin.key, pin.requirements_sha256)
 
@@ -62,24 +59,83 @@ def newest_commit(pin: ExtensionPin, context: Context) -> str:
         return repository.head() if pin.ref is None else repository.resolve(pin.ref)
 
 
+def check_extensions(lock: Lock, context: Context) -> None:
+    """Holds a lock's extensions, and the places of models in their folders, against the files that the store has.
+
+    Raises:
+        SourceError: the lock names another commit or other files than its digest stands for; a commit has a file at
+            a model's place, or a file or link where a folder would have to be.
+    """
+    for extension in lock.extensions:
+        if wrong := _differences(extension, context):
+            raise _edited(wrong, extension.key)
+    folders = {each.name: each for each in lock.extensions}
+    for pin in lock.pins:
+        parts = pin.place.parts
+        if pin.role != "extension_model" or parts[0] != "extensions" or parts[1] not in folders:
+            continue
+        extension, path = folders[parts[1]], PurePosixPath(*parts[2:])
+        for file in read_archive(context.store.path_of(extension.sha256)).files:
+            committed = PurePosixPath(file.path)
+            if path.is_relative_to(committed) or committed.is_relative_to(path):
+                raise SourceError(
+                    f"{extension.name} itself has {file.path} at that place, in commit {extension.commit[:12]}",
+                    where=pin.key,
+                    hint="take the model out of extension_models, or give it another path",
+                )
+
+
+def _differences(pin: ExtensionPin, context: Context) -> str:
+    """What the lock says otherwise than the archive that it names by its digest; empty if nothing."""
+    try:
+        tree = read_archive(context.store.path_of(pin.sha256))
+    except (tarfile.TarError, ValueError):
+        return "the file of its SHA256 is no extension's"
+    found = (
+        ("commit", pin.commit, tree.commit),
+        ("files_sha256", pin.files_sha256, tree.files_sha256),
+        ("size_bytes", pin.size_bytes, context.store.size_of(pin.sha256)),
+    )
+    return "; ".join(
+        f"the lock's {name} is {ours or 'none'}, the files of its SHA256 are of {theirs or 'none'}"
+        for name, ours, theirs in found
+        if ours != theirs
+    )
+
+
+def _is_there(pin: ExtensionPin, context: Context) -> bool:
+    return context.store.has(pin.sha256) and not _differences(pin, context)
+
+
+def _edited(what: str, key: str) -> SourceError:
+    hint = "bake lock MANIFEST; a commit's files do not change, but the lock was edited, or is an earlier bake's"
+    return SourceError(what, where=key, hint=hint)
+
+
 def _pin(each: Extension, previous: ExtensionPin | None, context: Context) -> ExtensionPin:
     key, console = f"extensions.{each.folder}", context.console
-    is_same = (
-        previous is not None
-        and (previous.url, previous.ref) == (each.url, each.ref)
-        and each.commit in (None, previous.commit)
-        and previous.requirements == each.requirements
-    )
-    if previous is not None and is_same and context.store.has(previous.sha256):
+    if previous is not None and (
+        (previous.url, previous.ref) != (each.url, each.ref)
+        or each.commit not in (None, previous.commit)
+    ):
+        previous = None
+    is_same = previous is not None and previous.requirements == each.requirements
+    if previous is not None and is_same and _is_there(previous, context):
         console.skip(f"pin {key}", "it is in the lock already")
         sha256 = _requirements(each, None, context, key)
         return dataclasses.replace(previous, requirements_sha256=sha256)
     with console.step(f"pin {key}", f"{each.url} {each.ref or each.commit}"):
-        commit = each.commit or (previous.commit if previous and is_same else None)
+        commit = each.commit or (previous.commit if previous else None)
         if commit is None:
             with _open(each.url, context, key) as repository:
                 commit = repository.resolve(each.ref or "HEAD")
         tree = _read(each.url, commit, context, key)
+        if each.commit is None and previous and previous.files_sha256 != tree.files_sha256:
+            raise SourceError(
+                f"commit {commit} has other files than the lock says: the lock was edited",
+                where=key,
+                hint=f"delete {each.folder} from the lock; bake lock MANIFEST then takes what {each.ref} is now",
+            )
         requirements_sha256 = _requirements(each, tree, context, key)
         sha256 = _store(tree, context, key)
     pin = ExtensionPin(

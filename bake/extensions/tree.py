@@ -19,9 +19,18 @@ from runtime.worker import WEIGHTS_MTIME
 
 _MOST_BYTES = 200 << 20
 _MOST_FILES = 20_000
+_COMMIT = "comment"
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LINK, _SUBMODULE, _PROGRAM = "120000", "160000", "100755"
-_NEEDS = ("install.py", "requirements.txt", "pyproject.toml", "setup.py")
+_NEEDS: tuple[tuple[str, str], ...] = (
+    (r"install\.py|setup\.py", r"\S"),
+    (r"requirements(?!.*(?:dev|test|doc|lint)).*\.(?:txt|in)", r"(?m)^\s*[^#\s]"),
+    (r"pyproject\.toml", r"(?m)^\s*dependencies\s*=\s*\[\s*[^\]\s]"),
+    (r"setup\.cfg", r"(?m)^\s*install_requires\s*=\s*\S"),
+)
+"""Names of files at the top of a repository by which it says that it needs packages, in any case, and what then is in
+them. Of these the webui itself runs `install.py` (modules/launch_utils.py), which reads one of the others where it likes.
+"""
 _LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|copying)(\.(md|txt|rst))?")
 _LICENCES = (
     (r"GNU AFFERO GENERAL PUBLIC LICENSE\s+Version 3", "AGPL-3.0"),
@@ -54,6 +63,8 @@ class TreeFile:
 class Tree:
     """All files of an extension."""
 
+    commit: str
+    """40 hex digits."""
     files: Sequence[TreeFile]
 
     @property
@@ -79,8 +90,13 @@ class Tree:
     @property
     def needs(self) -> list[str]:
         """Files by which it says that it needs packages, or would install them."""
-        paths = {each.path for each in self.files}
-        return [each for each in _NEEDS if each in paths and _says_needs(each, self)]
+        return [
+            file.path
+            for name, content in _NEEDS
+            for file in self.files
+            if re.fullmatch(name, file.path, re.IGNORECASE)
+            and re.search(content, file.content.decode("utf-8", "replace"))
+        ]
 
 
 def read_tree(repository: Repository, commit: str, *, where: str) -> Tree:
@@ -101,12 +117,16 @@ def read_tree(repository: Repository, commit: str, *, where: str) -> Tree:
         for entry, content in zip(entries, repository.read(entries), strict=True)
     ]
     _check_contents(files, where)
-    return Tree(files=files)
+    return Tree(commit=commit, files=files)
 
 
 def write_archive(tree: Tree, path: Path) -> str:
-    """Writes the archive: the same files give the same bytes. Returns its SHA-256."""
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+    """Writes the archive: the same commit gives the same bytes. Returns its SHA-256.
+
+    It names the commit where `git archive` does, so that a digest stands for the commit and not for its files alone.
+    """
+    headers = {_COMMIT: tree.commit}
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers=headers) as tar:
         for file in sorted(tree.files, key=lambda each: each.path):
             entry = tarfile.TarInfo(file.path)
             entry.mtime, entry.mode = WEIGHTS_MTIME, 0o755 if file.is_program else 0o644
@@ -117,6 +137,27 @@ def write_archive(tree: Tree, path: Path) -> str:
                 entry.size = len(file.content)
                 tar.addfile(entry, io.BytesIO(file.content))
     return hash_file(path)
+
+
+def read_archive(path: Path) -> Tree:
+    """The inverse of `write_archive`; the commit is empty where the archive names none.
+
+    Raises:
+        tarfile.TarError: it is no archive.
+    """
+    files = []
+    with tarfile.open(path, "r:") as tar:
+        for entry in tar:
+            opened = tar.extractfile(entry) if entry.isreg() else None
+            files.append(
+                TreeFile(
+                    path=entry.name,
+                    content=opened.read() if opened else entry.linkname.encode(),
+                    is_program=entry.isreg() and bool(entry.mode & 0o100),
+                    is_link=entry.issym(),
+                )
+            )
+        return Tree(commit=tar.pax_headers.get(_COMMIT, ""), files=files)
 
 
 def unpack_archive(archive: Path, folder: Path) -> None:
@@ -184,15 +225,6 @@ def _stays_inside(file: TreeFile) -> bool:
         return False  # after a name, which may be a link itself, this may be any folder
     ends = posixpath.normpath(posixpath.join(str(PurePosixPath(file.path).parent), target))
     return ends != ".." and not ends.startswith("../")
-
-
-def _says_needs(name: str, tree: Tree) -> bool:
-    content = next(each.content for each in tree.files if each.path == name)
-    if name == "pyproject.toml":
-        return re.search(rb"(?m)^\s*dependencies\s*=\s*\[\s*[^\]\s]", content) is not None
-    if name == "requirements.txt":
-        return re.search(rb"(?m)^\s*[^#\s]", content) is not None
-    return bool(content.strip())
 
 
 def _few(names: Sequence[str]) -> str:

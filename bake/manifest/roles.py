@@ -82,8 +82,8 @@ class WeightsRole:
         return "" if suffix in self.suffixes else f"the name {name} must end in {known}"
 
     def request_name(self, name: str) -> str:
-        """What requests call it: the webui knows nothing of the folder. Of a path, what the lock calls it."""
-        return name.replace("/", "-") if self.is_path else name.rpartition("/")[2]
+        """What requests call it: the webui knows nothing of the folder. A path, which none asks for, stays whole."""
+        return name if self.is_path else name.rpartition("/")[2]
 
     def place(self, name: str, suffix: str) -> PurePosixPath:
         """Where the webui looks for it, from its folder on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bake.extensions.resolve import fetch_extension
+from bake.extensions.resolve import check_extensions, fetch_extension
 from bake.lock import ExtensionPin, Pin
 from bake.plan.state import Document
 from bake.plan.step import (
@@ -59,6 +59,12 @@ FETCH = StepKind(name="fetch", document=_document, decide=_decide)
 def fetch_weights(run: Run) -> None:
     """Brings what the store lacks, verified."""
     context = run.context
+    surroundings = Surroundings(
+        settings=context.settings,
+        store=context.store,
+        console=context.console,
+        folder=context.manifest.path.parent,
+    )
 
     def fetch() -> Mapping[str, Any]:
         for pin in run.lock.pins:
@@ -71,12 +77,6 @@ def fetch_weights(run: Run) -> None:
                 console=context.console,
                 folder=context.manifest.path.parent,
             )
-        surroundings = Surroundings(
-            settings=context.settings,
-            store=context.store,
-            console=context.console,
-            folder=context.manifest.path.parent,
-        )
         for extension in run.lock.extensions:
             fetch_extension(extension, surroundings)
         return {}
@@ -94,3 +94,4 @@ def fetch_weights(run: Run) -> None:
             for warning in check_stored(path, context.manifest, pin):
                 context.console.warn(warning)
     check_together(context.manifest, run.lock.pins, context.store, seen)
+    check_extensions(run.lock, surroundings)

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from bake.console import Console
 from bake.errors import ManifestError, SourceError
-from bake.extensions.resolve import pin_extensions
+from bake.extensions.resolve import check_extensions, pin_extensions
 from bake.lock import Lock, Pin
 from bake.manifest.model import Manifest, SourceEntry, config_key
 from bake.manifest.roles import ROLES
@@ -91,6 +91,7 @@ def resolve_lock(
             context=context,
         ),
     )
+    check_extensions(lock, context)
     for warning in licence_warnings(lock):
         console.warn(warning)
     return lock
@@ -211,7 +212,8 @@ def _is_final(pin: Pin) -> bool:
 def _refuse_same_names(manifest: Manifest, pins: list[Pin]) -> None:
     seen: dict[tuple[str, str], Pin] = {}
     for pin in pins:
-        other = seen.setdefault((pin.role, pin.name.lower()), pin)
+        name = pin.name if ROLES[pin.role].is_path else pin.name.lower()
+        other = seen.setdefault((pin.role, name), pin)
         if other is not pin:
             raise ManifestError(
                 f"{other.key} and {pin.key} would both be named {pin.name} in the image",

@@ -310,24 +310,26 @@ def models(path: str, source: str = "https://example.com/x.safetensors") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("path", "name"),
+    "path",
     [
-        ("ControlNet/control canny.safetensors", "ControlNet-control canny.safetensors"),
-        ("adetailer/face_yolov8n.pt", "adetailer-face_yolov8n.pt"),
-        ("extensions/tint/models/deep/x.pth", "extensions-tint-models-deep-x.pth"),
+        "ControlNet/control canny.safetensors",
+        "adetailer/face_yolov8n.pt",
+        "extensions/tint/models/deep/x.pth",
     ],
 )
-def test_a_model_has_a_path(path: str, name: str) -> None:
+def test_a_model_has_a_path(path: str) -> None:
     (entry,) = (each for each in models(path).sources() if each.role == "extension_model")
-    assert (entry.key, entry.name) == (f"extension_models.{path}", name)
+    assert (entry.key, entry.name) == (f"extension_models.{path}", path)
     assert str(model_pin(path).place) == path
+    lock = Lock(manifest_name="x", family="sd1", pins=(model_pin(path),))
+    assert Lock.from_json(lock.to_json()) == lock
 
 
 def model_pin(path: str, file_name: str = "") -> Pin:
     return Pin(
         key=f"extension_models.{path}",
         role="extension_model",
-        name=path.replace("/", "-"),
+        name=path,
         source="https://example.com/x",
         file_name=file_name or path.rpartition("/")[2],
         size_bytes=1,

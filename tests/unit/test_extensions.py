@@ -18,7 +18,7 @@ import pytest
 
 from bake.console import Console
 from bake.errors import ManifestError, SourceError
-from bake.extensions.resolve import fetch_extension, pin_extensions
+from bake.extensions.resolve import check_extensions, fetch_extension, pin_extensions
 from bake.extensions.tree import unpack_archive
 from bake.lock import ExtensionPin, Lock, find_differences
 from bake.manifest.extensions import Extension
@@ -26,8 +26,10 @@ from bake.manifest.load import parse_manifest
 from bake.manifest.model import Manifest
 from bake.settings import Settings
 from bake.weights.context import Context
+from bake.weights.resolve import resolve_lock
 from bake.weights.store import Store
 from tests.an_extension import FILES, git, make_repository
+from tests.standins.models import SD1, safetensors
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 URL = "https://example.com/owner/tint"
@@ -190,6 +192,12 @@ def test_a_pin_stays_until_the_manifest_says_something_else(context: Context) ->
         ({"a\nb.py": "1"}, "names that no image can have: a\\nb.py"),
         ({"x/.wh.y": "1"}, "names that no image can have: x/.wh.y"),
         ({"install.py": "import launch\n"}, "it has install.py: it needs packages"),
+        ({"Requirements.txt": "fvcore\n"}, "it has Requirements.txt: it needs packages"),
+        ({"requirements-gpu.txt": "fvcore\n"}, "it has requirements-gpu.txt: it needs packages"),
+        (
+            {"setup.cfg": "[options]\ninstall_requires =\n    fvcore\n"},
+            "it has setup.cfg: it needs packages",
+        ),
         (
             {"requirements.txt": "# none\n\nfvcore\n", "pyproject.toml": "dependencies = ['a']\n"},
             "it has requirements.txt and pyproject.toml: it needs packages",
@@ -208,7 +216,13 @@ def test_what_no_image_of_ours_can_have(
 
 
 def test_files_that_need_nothing(context: Context) -> None:
-    files: dict[str, str | bytes] = {"requirements.txt": "# none\n", "pyproject.toml": "[tool]\n"}
+    files: dict[str, str | bytes] = {
+        "requirements.txt": "# none\n",
+        "requirements-dev.txt": "pytest\n",
+        "pyproject.toml": "[tool]\n",
+        "setup.cfg": "[flake8]\nmax-line-length = 100\n",
+        "docs/install.py": "1",
+    }
     commit = make_repository(context.folder / "tint", files)
     assert pin(context, commit=commit).requirements is None
     make_repository(context.folder / "other", {"install.py": "1"})
@@ -291,6 +305,98 @@ def test_a_lock_that_was_edited(context: Context) -> None:
     made = dataclasses.replace(pin(context, commit=commit), sha256="0" * 64)
     with pytest.raises(SourceError, match=f"the lock says {'0' * 64}"):
         fetch_extension(made, context)
+
+
+def edited(made: ExtensionPin, **fields: Any) -> Lock:
+    changed = (dataclasses.replace(made, **fields),)
+    return Lock(manifest_name="x", family="sd1", pins=(), extensions=changed)
+
+
+def test_a_commit_that_was_edited_is_not_believed(context: Context) -> None:
+    """The store has the archive of the lock's digest, which is that of another commit."""
+    folder = context.folder / "tint"
+    first = make_repository(folder)
+    made = pin(context, ref="main")
+    second = make_repository(folder, {"new.py": "1\n"})
+    assert made.commit == first
+    check_extensions(edited(made), context)
+    with pytest.raises(SourceError) as caught:
+        check_extensions(edited(made, commit=second), context)
+    assert caught.value.what == (
+        f"the lock's commit is {second}, the files of its SHA256 are of {first}"
+    )
+    assert "bake lock MANIFEST" in str(caught.value.hint)
+    (wrong,) = edited(made, commit=second).extensions
+    with pytest.raises(SourceError, match="has other files than the lock says") as caught:
+        pin(context, (wrong,), ref="main")
+    assert "delete tint from the lock" in str(caught.value.hint)
+    assert pin(context, ref="main").commit == second
+
+
+def test_what_else_of_a_lock_was_edited(context: Context) -> None:
+    commit = make_repository(context.folder / "tint")
+    made = pin(context, commit=commit)
+    with pytest.raises(SourceError, match="the lock's files_sha256 is"):
+        check_extensions(edited(made, files_sha256="0" * 64), context)
+    (context.folder / "x.txt").write_text(f"rich==1 {HASH}\n")
+    other = pin(context, commit=commit, requirements="file:x.txt").requirements_sha256
+    with pytest.raises(SourceError, match="the file of its SHA256 is no extension's"):
+        check_extensions(edited(made, sha256=other), context)
+    # The manifest names the commit, so the lock is put right.
+    (wrong,) = edited(made, files_sha256="0" * 64, sha256="0" * 64).extensions
+    assert pin(context, (wrong,), commit=commit) == made
+
+
+def test_a_tag_keeps_its_commit_when_requirements_come(context: Context) -> None:
+    first = make_repository(context.folder / "tint")
+    made = pin(context, ref="main")
+    make_repository(context.folder / "tint", {"new.py": "1\n"})
+    assert pin(context, (made,), ref="main", requirements="none").commit == first
+
+
+def lock_with_models(context: Context, *paths: str) -> Lock:
+    """A manifest with the extension `tint` and models at these paths, locked."""
+    make_repository(context.folder / "tint", {"models/own.safetensors": "x", "a/b.py": "1"})
+    (context.folder / "m.safetensors").write_bytes(safetensors({"weight": (3, 3)}))
+    (context.folder / "c.safetensors").write_bytes(safetensors(SD1))
+    listed = json.dumps(dict.fromkeys(paths, "file:m.safetensors"))
+    text = f"""name: x
+family: sd1
+checkpoint: file:c.safetensors
+extensions: [{{url: 'file:tint', ref: main}}]
+extension_models: {listed}
+warmup: {{prompt: a}}
+image: example.com/x
+"""
+    return resolve_lock(
+        parse_manifest(text, context.folder / "x.yaml"),
+        previous=None, settings=context.settings, store=context.store, console=context.console,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("models/own.safetensors", "models/own.safetensors"),
+        ("a/b.py/c.safetensors", "a/b.py"),
+        ("models/own.safetensors/c.safetensors", "models/own.safetensors"),
+    ],
+)
+def test_a_model_where_the_commit_has_a_file(context: Context, path: str, file: str) -> None:
+    with pytest.raises(SourceError, match=f"tint itself has {file} at that place") as caught:
+        lock_with_models(context, f"extensions/tint/{path}")
+    assert caught.value.where == f"extension_models.extensions/tint/{path}"
+    assert "give it another path" in str(caught.value.hint)
+
+
+def test_paths_that_are_alike_are_two_models(context: Context) -> None:
+    """All of them were called A-b-c.safetensors in the lock, and refused as one name."""
+    paths = ["A/b-c.safetensors", "A/b/c.safetensors", "A/B-c.safetensors", "A-b/c.safetensors"]
+    paths += ["extensions/tint/models/other.safetensors"]
+    lock = lock_with_models(context, *paths)
+    assert [each.name for each in lock.pins[1:]] == paths
+    assert [str(each.place) for each in lock.pins[1:]] == paths
+    assert Lock.from_json(lock.to_json()) == lock
 
 
 def test_what_the_store_lacks_comes_back(context: Context) -> None:

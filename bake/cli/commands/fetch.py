@@ -15,7 +15,7 @@ from bake.cli.options import (
 )
 from bake.cli.several import run_each
 from bake.console import Console, format_bytes
-from bake.extensions.resolve import fetch_extension
+from bake.extensions.resolve import check_extensions, fetch_extension
 from bake.lock import load_lock
 from bake.manifest.load import load_manifest
 from bake.settings import Settings
@@ -72,3 +72,4 @@ def _fetch(manifest: Path, console: Console) -> None:
             path = store.path_of(extension.sha256)
             console.event("extension", key=extension.key, path=str(path), commit=extension.commit)
             console.say(f"  {path} ({extension.key} at {extension.commit[:12]})")
+        check_extensions(lock, context)
