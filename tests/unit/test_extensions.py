@@ -221,7 +221,7 @@ def test_files_that_need_nothing(context: Context) -> None:
         "requirements-dev.txt": "pytest\n",
         "pyproject.toml": "[tool]\n",
         "setup.cfg": "[flake8]\nmax-line-length = 100\n",
-        "docs/install.py": "1",
+        "tools/install.py": "1",
     }
     commit = make_repository(context.folder / "tint", files)
     assert pin(context, commit=commit).requirements is None
