@@ -252,28 +252,24 @@ def _run_by(deadline: float, call: Callable[[Any], object], arguments: Sequence[
         TimeoutError: the deadline passed.
         Exception: the first that a call raised.
     """
-    todo = iter(arguments)
-    errors: list[Exception] = []
-    lock = threading.Lock()
+    todo, done, errors = list(arguments), list[Any](), list[Exception]()
 
     def work() -> None:
-        while True:
-            with lock:
-                argument = next(todo, lock)
-            if argument is lock or errors or clock.now() >= deadline:
-                return
-            try:
-                call(argument)
-            except Exception as error:  # noqa: BLE001  # raised again by the caller
-                errors.append(error)
+        with contextlib.suppress(IndexError):  # the others have taken all
+            while not errors and clock.now() < deadline:
+                argument = todo.pop(0)
+                try:
+                    call(argument)
+                    done.append(argument)
+                except Exception as error:  # noqa: BLE001  # raised again by the caller
+                    errors.append(error)
 
-    count = min(_AT_ONCE, len(arguments))
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    threads = [threading.Thread(target=work, daemon=True) for _ in todo[:_AT_ONCE]]
     for each in threads:
         each.start()
     for each in threads:
         each.join(max(0.0, deadline - clock.now()))
     if errors:
         raise errors[0]
-    if any(each.is_alive() for each in threads) or next(todo, lock) is not lock:
+    if len(done) < len(arguments):
         raise TimeoutError

@@ -179,6 +179,9 @@ def test_a_call_that_does_not_end_is_left_behind() -> None:
     finally:
         forever.set()
     done: list[int] = []
+    with pytest.raises(TimeoutError):  # not one was begun
+        module._run_by(time.monotonic(), done.append, [1, 2])
+    assert done == []
     module._run_by(time.monotonic() + 60, done.append, list(range(9)))
     assert sorted(done) == list(range(9))
 
