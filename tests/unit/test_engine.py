@@ -66,6 +66,21 @@ def test_no_engine_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert "make engine-start" in str(caught.value)
 
 
+@pytest.mark.parametrize("does", ["sleep 600", "exit 1", "head -c 200000 /dev/zero"])
+def test_a_docker_that_names_no_context_is_the_same_error(
+    does: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = tmp_path / "docker"
+    command.write_text(f"#!/bin/sh\n{does}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr("docker.utils.utils.DEFAULT_UNIX_SOCKET", f"http+unix://{tmp_path}/no.sock")
+    monkeypatch.setattr("bake.image.engine.docker._CONTEXT_S", 0.5)
+    with pytest.raises(MachineError, match="no Docker Engine answers at the default socket"):
+        Engine(Console(quiet=True)).__enter__()
+
+
 def test_a_docker_without_buildx_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="the docker command is not installed"):
         buildx_version({"PATH": str(tmp_path)})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,12 +23,14 @@ from docker.models.containers import Container
 from bake.console import Console
 from bake.errors import BuildError, MachineError
 from bake.image.engine.buildx import build_image, docker_environment
+from bake.process import CommandError, capture_command
 
 MINIMUM_MAJOR = 23
 """Older engines lack BuildKit's named contexts and `COPY --link`."""
 RUN_LABEL = "bakery.run"
 """Marks every container with the build folder that it belongs to, so that a killed bake's are found."""
 _API_TIMEOUT_S = 120
+_CONTEXT_S = 60
 _INSTALL_HINT = (
     "install Docker Engine 23 or newer with buildx and start it, or set DOCKER_HOST; "
     "on a bare Debian machine `make engine-start` sets up a private one"
@@ -179,15 +180,16 @@ def _context_host(environment: Mapping[str, str]) -> str | None:
     """The address of the docker CLI's current context, which the SDK does not read."""
     if environment.get("DOCKER_HOST") or not shutil.which("docker"):
         return None
-    shown = subprocess.run(
-        ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"],
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-        env=docker_environment(environment),
-    )
-    return shown.stdout.strip() or None
+    try:
+        shown = capture_command(
+            ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"],
+            environment=docker_environment(environment),
+            timeout_s=_CONTEXT_S,
+            most_bytes=1 << 16,
+        )
+    except (CommandError, TimeoutError, OverflowError, OSError):
+        return None  # what the SDK said of the default socket stands
+    return shown.decode(errors="replace").strip() or None
 
 
 @contextmanager
