@@ -38,8 +38,10 @@ def environment(**details: Any) -> dict[str, Any]:
 def write_report(
     path: Path | None, *, figures: Mapping[str, float], environment: Mapping[str, Any], runs: Any
 ) -> None:
-    """Writes `{"figures": {name: number}, "environment": {…}, "runs": …}`; nothing without a path."""
+    """Writes `{"figures": {name: number}, "environment": {…}, "runs": …}`, whole; nothing without a path."""
     if path is None:
         return
     report = {"figures": dict(figures), "environment": dict(environment), "runs": runs}
-    path.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -13,6 +13,7 @@ _OF_THE_MACHINE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
 )  # fmt: skip
 """What a file that is written anywhere can fail with and no code of ours can mend."""
+_LOOK_AT_ENGINE = "see whether it answers (docker info) and what its log says, then run this again"
 _BUG = (
     "a fault of bake itself, not of what it was asked for: {kind}",
     "run it again with --debug, and report what it prints",
@@ -51,12 +52,24 @@ def say_failure(error: Exception, *, debug: bool, prefix: str = "") -> int:
 
 
 def _as_bake_error(error: Exception) -> BakeError:
-    """What a disk refuses is the machine's fault, all else that no code of ours expected is ours."""
+    """What a disk or the engine refuses is the machine's fault, all else that no code of ours expected is ours."""
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         return MachineError(
             f"cannot be used: {error.strerror}",
             where=str(error.filename or "a file that bake writes"),
             hint="give bake a folder that it can write: BAKE_STORE, BAKE_CACHE, --build-dir, TMPDIR",
+        )
+    origin = type(error).__module__.partition(".")[0]
+    if origin == "docker":
+        reason = str(getattr(error, "explanation", None) or error).partition("\n")[0]
+        return MachineError(
+            f"the Docker Engine refuses, or has an error: {reason[:300]}", hint=_LOOK_AT_ENGINE
+        )
+    if origin in ("requests", "urllib3"):
+        # Those of sources and registries have words of their own.
+        return MachineError(
+            f"a connection broke ({type(error).__name__}), most likely the Docker Engine's",
+            hint=_LOOK_AT_ENGINE,
         )
     what, hint = _BUG
     return BakeError(what.format(kind=type(error).__name__), hint=hint)

@@ -6,13 +6,13 @@ import contextlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import requests
-from docker.errors import NotFound
+from docker.errors import APIError
 from docker.models.containers import Container
 
 from bake.assets import card_check_files
@@ -20,6 +20,7 @@ from bake.console import Console
 from bake.errors import MachineError, VerifyError
 from bake.image.engine.device import ContainerStartError, gpu_requests, running
 from bake.image.engine.docker import Engine
+from bake.image.oci.model import LAYERS_LABEL
 from runtime.worker import HOME, WORKER_FILE, Device
 
 _INSIDE = "/gpu-check"
@@ -44,7 +45,13 @@ class CardCheck:
 
 
 def check_card(
-    engine: Engine, image: str, *, device: Device, arguments: Sequence[str], console: Console
+    engine: Engine,
+    image: str,
+    *,
+    device: Device,
+    arguments: Sequence[str],
+    console: Console,
+    keep: Callable[[Mapping[str, Any]], None],
 ) -> CardCheck:
     """Starts the image's webui plain, with each trick and with all, and compares.
 
@@ -54,15 +61,20 @@ def check_card(
         device: `cpu` rehearses it.
         arguments: Of `benchmarks/gpu/check.py`.
         console: Is told of each start.
+        keep: Is given the record of a check that is interrupted, as far as it came.
 
     Raises:
         VerifyError: it is no worker image, or the check ended without a result.
         MachineError: there is no card, or the container does not start.
     """
-    python = engine.labels(image).get("bakery.webui.python")
-    if not python:
+    labels = engine.labels(image)
+    python = labels.get("bakery.webui.python")
+    if not python or LAYERS_LABEL not in labels:
+        lacking = LAYERS_LABEL if python else "bakery.webui.python"
         raise VerifyError(
-            "it is no worker image: its base has no label bakery.webui.python", where=image
+            f"it is no worker image: it has no label {lacking}",
+            where=image,
+            hint="name a manifest that was baked here, or the image that bake image made of one",
         )
 
     @contextmanager
@@ -82,8 +94,13 @@ def check_card(
 
     try:
         with running(device, make) as (_, container):
-            _follow(container, console)
-            status = int(container.wait()["StatusCode"])
+            try:
+                _follow(container, console)
+                status = int(container.wait()["StatusCode"])
+            except BaseException:
+                if (record := _read_record(container)) is not None:
+                    keep(record)
+                raise
             return _read(container, status, image)
     except ContainerStartError as error:
         raise MachineError(
@@ -115,15 +132,21 @@ def _read(container: Container, status: int, image: str) -> CardCheck:
     table = container.logs(stdout=True, stderr=False).decode(errors="replace")
     if status == _NO_CARD:
         raise MachineError("no NVIDIA card is seen in a container", where=image, hint=_HINT)
-    try:
-        stream, _ = container.get_archive(_RECORD)
-    except NotFound as error:
+    record = _read_record(container)
+    if record is None:
         lines = container.logs(stdout=False, tail=15).decode(errors="replace").splitlines()
         told = "".join(f"\n    {line}" for line in lines)
-        raise VerifyError(f"the check ended with status {status}{told}", where=image) from error
-    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
-        [member] = tar.getmembers()
-        file = tar.extractfile(member)
-        assert file is not None  # noqa: S101  # a regular file
-        record: dict[str, Any] = json.load(file)
+        raise VerifyError(f"the check ended with status {status}{told}", where=image)
     return CardCheck(table=table, record=record, is_good=status == 0)
+
+
+def _read_record(container: Container) -> dict[str, Any] | None:
+    """What the check has written so far; None where that is nothing."""
+    try:
+        stream, _ = container.get_archive(_RECORD)
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+            file = tar.extractfile(_RECORD.rpartition("/")[2])
+            record = json.load(file) if file is not None else None
+    except (APIError, requests.RequestException, tarfile.TarError, KeyError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -19,8 +19,9 @@ NO_DRIVER = 'could not select device driver "" with capabilities: [[gpu]]'
 class Containers:
     """Creates containers of which those for some devices do not start; knows which are left."""
 
-    def __init__(self, **refusals: str) -> None:
+    def __init__(self, *, at_create: bool = False, **refusals: str) -> None:
         self.refusals = refusals
+        self.at_create = at_create
         self.made: list[Device] = []
         self.left: list[Device] = []
 
@@ -35,6 +36,8 @@ class Containers:
         @contextmanager
         def created() -> Iterator[Container]:
             self.made.append(device)
+            if reason and self.at_create:
+                raise APIError("500 Server Error", explanation=reason)
             self.left.append(device)
             try:
                 yield cast("Container", Made())
@@ -44,6 +47,7 @@ class Containers:
         return created()
 
 
+@pytest.mark.parametrize("at_create", [False, True])
 @pytest.mark.parametrize(
     ("choice", "refusals", "chosen", "made"),
     [
@@ -54,9 +58,13 @@ class Containers:
     ],
 )
 def test_the_first_device_that_the_engine_has(
-    choice: DeviceChoice, refusals: dict[str, str], chosen: Device, made: list[Device]
+    choice: DeviceChoice,
+    refusals: dict[str, str],
+    chosen: Device,
+    made: list[Device],
+    at_create: bool,
 ) -> None:
-    containers = Containers(**refusals)
+    containers = Containers(at_create=at_create, **refusals)
     with running(choice, containers.make) as (device, _):
         assert device == chosen
         assert containers.left == [chosen]
@@ -64,6 +72,7 @@ def test_the_first_device_that_the_engine_has(
     assert not containers.left
 
 
+@pytest.mark.parametrize("at_create", [False, True])
 @pytest.mark.parametrize(
     ("choice", "refusals", "reason", "lacks_gpu"),
     [
@@ -74,9 +83,9 @@ def test_the_first_device_that_the_engine_has(
     ],
 )
 def test_a_refusal_that_is_not_about_gpus_is_told(
-    choice: DeviceChoice, refusals: dict[str, str], reason: str, lacks_gpu: bool
+    choice: DeviceChoice, refusals: dict[str, str], reason: str, lacks_gpu: bool, at_create: bool
 ) -> None:
-    containers = Containers(**refusals)
+    containers = Containers(at_create=at_create, **refusals)
     with (
         pytest.raises(ContainerStartError) as caught,
         running(choice, containers.make),
@@ -84,6 +93,13 @@ def test_a_refusal_that_is_not_about_gpus_is_told(
         pytest.fail("it must not start")
     assert (caught.value.reason, caught.value.lacks_gpu) == (reason, lacks_gpu)
     assert not containers.left
+
+
+def test_what_breaks_while_it_runs_is_no_refusal_to_start() -> None:
+    containers = Containers()
+    with pytest.raises(APIError, match="gone"), running("auto", containers.make):
+        raise APIError("gone")
+    assert (containers.made, containers.left) == (["cuda"], [])
 
 
 def test_what_is_asked_of_the_engine() -> None:

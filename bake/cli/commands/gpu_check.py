@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bake.cli.options import build_dir_option, json_option, quiet_option
 from bake.cli.subject import image_in_engine
 from bake.console import Console
-from bake.errors import VerifyError
+from bake.errors import MachineError, VerifyError
 from bake.files import write_atomically
 from bake.image.engine.docker import Engine
 from bake.serve.card import check_card
@@ -63,6 +66,12 @@ def command(
     arguments = [
         text for name, value in asked.items() if value is not None for text in (name, str(value))
     ]
+    _need_writable(output)
+
+    def keep(record: Mapping[str, Any]) -> None:
+        write_atomically(output, json.dumps(record, indent=1, sort_keys=True) + "\n")
+        console.say(f"the record is in {output}")
+
     with Engine(console) as engine:
         image = image_in_engine(what, engine=engine, build_dir=build_dir)
         with console.step("gpu-check", f"on {device}"):
@@ -72,15 +81,29 @@ def command(
                 device=device,  # type: ignore[arg-type]  # a choice of click
                 arguments=arguments,
                 console=console,
+                keep=keep,
             )
-    write_atomically(output, json.dumps(found.record, indent=1, sort_keys=True) + "\n")
-    console.event("checked", path=str(output), good=found.is_good, figures=found.record["figures"])
     if not as_json:
-        click.echo(found.table.rstrip())
-        click.echo(f"\nthe record is in {output}")
+        click.echo(f"{found.table.rstrip()}\n")
+    keep(found.record)
+    console.event("checked", path=str(output), good=found.is_good, figures=found.record["figures"])
     if not found.is_good:
         raise VerifyError(
             "a start failed, or drew another picture than upstream's plain start",
             where=what,
             hint=f"run its workers with BAKERY_BOOT=plain, and send {output} in with a report",
         )
+
+
+def _need_writable(path: Path) -> None:
+    """Before an hour goes into what will be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise MachineError(
+            f"the record cannot be written: {error.strerror or error}",
+            where=str(path),
+            hint="name a file in a folder that you may write to: --output FILE",
+        ) from error

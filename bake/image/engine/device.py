@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Literal
 
 from docker.errors import APIError
@@ -51,21 +51,29 @@ def running(
     Raises:
         ContainerStartError: the engine does not start it.
     """
-    if choice == "auto":
-        with make("cuda") as container:
+    with ExitStack() as stack:
+        if choice == "auto":
             try:
-                container.start()
-            except APIError as error:
-                refused = ContainerStartError(error)
+                container = stack.enter_context(_started(make, "cuda"))
+            except ContainerStartError as refused:
                 if not refused.lacks_gpu:
-                    raise refused from error
+                    raise
             else:
                 yield "cuda", container
                 return
-    chosen: Device = "cuda" if choice == "cuda" else "cpu"
-    with make(chosen) as container:
+        chosen: Device = "cuda" if choice == "cuda" else "cpu"
+        yield chosen, stack.enter_context(_started(make, chosen))
+
+
+@contextmanager
+def _started(
+    make: Callable[[Device], AbstractContextManager[Container]], device: Device
+) -> Iterator[Container]:
+    """Some engines refuse a GPU as a container is created, others as it starts."""
+    with ExitStack() as stack:
         try:
+            container = stack.enter_context(make(device))
             container.start()
         except APIError as error:
             raise ContainerStartError(error) from error
-        yield chosen, container
+        yield container
