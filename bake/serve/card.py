@@ -74,7 +74,7 @@ def check_card(
         raise VerifyError(
             f"it is no worker image: it has no label {lacking}",
             where=image,
-            hint="name a manifest that was baked here, or the image that bake image made of one",
+            hint="name a manifest that was baked here, or the worker image that was made of one",
         )
 
     @contextmanager
