@@ -1,6 +1,7 @@
 """One job from input to output: retries, memory, death, cancellation, time, and what a client gets to see."""
 
 import asyncio
+import dataclasses
 import json
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from runtime.clock import clock
 from runtime.errors import SettingsError
-from runtime.job import handler
+from runtime.job import handler, lora
 from runtime.job.bucket import Bucket
 from runtime.job.handler import Handler
 from runtime.job.lora import LoraStore
@@ -27,6 +28,8 @@ from runtime.webui.keeper import Keeper
 from runtime.worker import Worker
 from tests.fake_webui import FakeWebui, out_of_memory
 from tests.samples import DEFAULT_LIMITS, make_worker
+from tests.standins.models import safetensors
+from tests.unit.test_lora import DEMO_LORA, URL, Source
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,68 @@ class Bench:
         assert "Traceback" not in result["error"]
         error: dict[str, Any] = json.loads(result["error"])
         return {**error, "refresh": result.get("refresh_worker", False)}
+
+
+def test_a_worker_s_handler_is_made_with_all_that_it_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared: list[Bucket] = []
+
+    def prepare(bucket: Bucket) -> None:
+        prepared.append(bucket)
+
+    monkeypatch.setattr(Bucket, "prepare", prepare)
+    source = Source(safetensors(DEMO_LORA))
+    monkeypatch.setattr(lora, "fetch_url", source.fetch)
+    webui, counters = FakeWebui(), Counters()
+    folder = str(tmp_path / "loras")
+    worker = make_worker(webui=dataclasses.replace(make_worker().webui, lora_dir=folder))
+    settings = Settings(
+        **FAST, civitai_token="of-civitai", hf_token="of-hf", lora_cache=str(tmp_path / "cache"),
+        progress_s=0.01,
+    )  # fmt: skip
+    reports: list[Any] = []
+    refreshed: list[None] = []
+    made = Handler.create(
+        worker,
+        settings,
+        limits={**DEFAULT_LIMITS, "images": 3},
+        keeper=Keeper(webui, settings, counters),  # type: ignore[arg-type]
+        counters=counters,
+        report=lambda job, progress: reports.append((job["id"], progress["steps"])),
+        on_refresh=lambda: refreshed.append(None),
+    )
+    assert prepared == [made.bucket]
+
+    def run(job_id: str, **asked: Any) -> Any:
+        return asyncio.run(made({"id": job_id, "input": {"prompt": "p", **asked}}))
+
+    def reported(_payload: Mapping[str, Any]) -> None:
+        end = time.monotonic() + 60
+        while not reports:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    webui.script = [reported]
+    output = run("job-1", loras=[{"name": "mine", "url": URL}])
+    assert (len(output["images"]), output["bakery"]["image"]["name"]) == (1, "sample")
+    assert reports[0] == ("job-1", 20)
+    credentials = source.arguments["credentials"]
+    assert (credentials.origin, credentials.value) == (
+        "https://civitai.com", "Bearer of-civitai",
+    )  # fmt: skip
+    run("job-2", loras=[{"name": "m", "url": "https://huggingface.co/a/b/resolve/main/c.safetensors"}])  # fmt: skip
+    assert source.arguments["credentials"].value == "Bearer of-hf"
+    assert "at most 3 are allowed" in run("job-3", batch_size=4)["error"]
+    bucketless = run("job-4", delivery="s3")["error"]
+    assert json.loads(bucketless)["code"] == "storage_not_configured"
+    webui.exit_code, webui.fails_to_start = 1, True
+    assert run("job-5")["refresh_worker"] is True
+    assert len(refreshed) == 1
+    capsys.readouterr()
+    counters.write()
+    counts = json.loads(capsys.readouterr().out)["counts"]
+    assert (counts["jobs"], counts["jobs_failed"]) == (2, 3)
 
 
 def test_the_output_is_the_webuis_with_what_it_was_made_with() -> None:
