@@ -185,6 +185,14 @@ def test_a_baked_lora_is_put_in_front_and_its_layers_are_counted() -> None:
     assert "bakery" not in json.loads(output["info"])
 
 
+def test_an_embedding_comes_back_with_its_source() -> None:
+    bench = Bench(FakeWebui({"bakery": {"loras": [], "embeddings": ["EasyNegative"]}}))
+    output = bench.run({"prompt": "EasyNegative", "embeddings": ["EasyNegative"]})
+    assert output["bakery"]["embeddings"] == [
+        {"name": "EasyNegative", "sha256": "2" * 64, "source": "baked", "was_cached": True}
+    ]
+
+
 FAILED = {"matched": 8, "applied": 6, "failed": 2}
 
 
@@ -687,6 +695,27 @@ def test_counters_of_the_workers_life(capsys: pytest.CaptureFixture[str]) -> Non
     (line,) = capsys.readouterr().out.splitlines()
     counts = json.loads(line)["counts"]
     assert (counts["jobs"], counts["jobs_failed"], counts["error_invalid_request"]) == (1, 1, 1)
+    assert 0 < counts["job_seconds"] < 600
+
+
+def test_what_is_logged_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(FakeWebui(), log_prompts=True)
+    bench.run({"prompt": "a fox", "seed": 5})
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    logged = {line["message"]: line for line in lines}
+    assert set(logged) >= {"request", "done"}
+    assert (logged["request"]["level"], logged["request"]["phase"]) == ("INFO", "job")
+    assert logged["request"]["payload"]["prompt"] == "a fox"
+    done = logged["done"]
+    assert (done["level"], done["phase"], done["failed"]) == ("INFO", "job", False)
+    assert {"wait_s", "lora_s", "generate_s", "output_s", "total_s"} <= set(done)
+    bench.error({"promt": 1, "steps": 0})
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    (failure,) = [line for line in lines if line["level"] == "ERROR"]
+    what = "promt: there is no such field (did you mean 'prompt'?) (and 1 more)"
+    assert (failure["message"], failure["phase"]) == (what, "job")
+    assert (failure["code"], failure["fields"]) == ("invalid_request", ["promt", "steps"])
+    assert lines[-1]["failed"] is True
 
 
 def test_the_result_is_written_for_whoever_verifies_the_image(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """LoRAs by URL: which addresses are refused, what a file must be, and the cache. Nothing is connected to."""
 
 import hashlib
+import json
 import os
 import socket
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runtime.clock import clock
 from runtime.errors import JobError
 from runtime.files.errors import FailureKind, WeightsError
 from runtime.files.fetch import Fetched
@@ -198,6 +200,65 @@ def test_a_fetched_lora_is_shown_to_the_webui_under_a_name_of_its_own(
     assert 0 < source.arguments["timeouts"].total_s <= 60
 
 
+def test_what_is_logged_of_a_fetch(
+    tmp_path: Path, source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(tmp_path)
+    prepare(store, url=URL)
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["level"], line["phase"], line["message"]) == ("INFO", "lora", "fetched")
+    assert (line["url"], line["bytes"]) == (URL, len(source.data))
+    assert 0 <= line["seconds"] < 60
+    source.error = WeightsError("stalled", "the server stopped sending", where=URL)
+    refusal(store, url=f"{URL}1")
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["level"], line["phase"], line["kind"]) == ("ERROR", "lora", "stalled")
+    assert line["message"] == f"{URL}: the server stopped sending"
+
+
+def test_a_fetch_has_the_job_s_time_and_the_operator_s_bounds(
+    tmp_path: Path, source: Source
+) -> None:
+    store = make_store(tmp_path, lora_timeout_s=7, lora_max_mb=3, lora_hosts="A.example, b.example")
+    url = "https://a.example/x.safetensors"
+    prepare(store, url=url, sha256_prefix=hashlib.sha256(source.data).hexdigest()[:63])
+    given = source.arguments
+    assert (given["timeouts"].total_s, given["max_bytes"], given["sha256"]) == (7, 3_000_000, None)
+    assert given["policy"].hosts[:2] == ("a.example", "b.example")
+    one = LoraRequest(name="mine", url=f"{url}?2")
+    soon = {**deadline_and_event(), "deadline": clock.now() + 5}
+    store.prepare([one], **soon)
+    assert 0 < source.arguments["timeouts"].total_s <= 5
+    assert source.arguments["cancelled"] is soon["cancelled"]
+
+
+def test_a_loopback_server_is_asked_where_the_operator_says_so(
+    tmp_path: Path, source: Source
+) -> None:
+    url = "http://127.0.0.1:8000/x/resolve/main/y.safetensors"
+    assert refusal(make_store(tmp_path, lora_hosts="127.0.0.1"), url=url).code == "lora_refused"
+    store = make_store(tmp_path, lora_hosts="127.0.0.1", lora_loopback=True)
+    assert prepare(store, url=url).source == url
+    assert source.arguments["policy"].loopback is True
+
+
+def test_every_entry_is_prepared_and_a_wrong_one_is_named_by_its_number(
+    tmp_path: Path, source: Source
+) -> None:
+    store = make_store(tmp_path)
+    requests = [LoraRequest(name=name, scale=0.5) for name in ("detail", "blue-pencil")]
+    ready = store.prepare(requests, **deadline_and_event())
+    assert [(each.name, each.scale, each.was_cached) for each in ready] == [
+        ("detail", 0.5, True), ("blue-pencil", 0.5, True),
+    ]  # fmt: skip
+    source.data = b"<!DOCTYPE html><html>"
+    wrong = [*requests, LoraRequest(name="mine", url=URL)]
+    with pytest.raises(JobError) as caught:
+        store.prepare(wrong, **deadline_and_event())
+    assert [each.field for each in caught.value.fields] == ["loras[2]"]
+    assert caught.value.message == f"LoRA 'mine': {caught.value.fields[0].message}"
+
+
 def test_a_baked_lora_needs_no_fetching(tmp_path: Path, source: Source) -> None:
     applied = prepare(make_store(tmp_path), name="detail")
     assert (applied.tag, applied.source, applied.sha256) == ("detail", "baked", "d" * 64)
@@ -356,7 +417,14 @@ def test_tokens_go_to_their_own_origin_only(tmp_path: Path, source: Source) -> N
     assert source.arguments["credentials"] is None
 
 
-def test_the_least_recently_used_is_evicted_but_none_in_use(tmp_path: Path, source: Source) -> None:
+def test_the_least_recently_used_is_evicted_but_none_in_use(
+    tmp_path: Path, source: Source, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evicted() -> list[tuple[str, str, int]]:
+        lines = map(json.loads, capsys.readouterr().out.splitlines())
+        gone = [line for line in lines if line["message"] == "evicted"]
+        return [(line["level"], line["phase"], line["bytes"]) for line in gone]
+
     size = len(source.data)
     store = make_store(tmp_path, lora_cache_mb=2.5 * size / 10**6)
     for number in range(2):
@@ -368,6 +436,7 @@ def test_the_least_recently_used_is_evicted_but_none_in_use(tmp_path: Path, sour
         os.utime(path, (time.time() - age, path.stat().st_mtime))
     prepare(store, url=f"{URL}0")
     prepare(store, url=f"{URL}2")
+    assert evicted() == [("INFO", "lora", size)]
     left = {path.name[:32] for path in (tmp_path / "cache").glob("*.safetensors")}
     keys = [hashlib.sha256(f"{URL}{n}".encode()).hexdigest()[:32] for n in range(3)]
     assert left == {keys[0], keys[2]}

@@ -128,16 +128,22 @@ def test_base64_plain_in_lines_and_in_a_data_url() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["?", "AAA", "A-_A", "ä", "/root/x.png", "file:///x", "ftp://x/y"]
-)
+    "given",
+    ["?", "AAA", "A-_A", "ä", "/root/x.png", "file:///x", "ftp://x/y", "data:image/png;base64,AA,AA"],
+)  # fmt: skip
 def test_what_is_no_base64(given: str) -> None:
-    with pytest.raises(ValueError, match=r"is no base64, data URL or https address"):
+    said = r"^is no base64, data URL or https address of a picture$"
+    with pytest.raises(ValueError, match=said):
         decode(given)
 
 
-@pytest.mark.parametrize("given", ["data:image/svg+xml,<svg/>", "data:,AAAA"])
+@pytest.mark.parametrize(
+    "given", ["data:image/svg+xml,<svg/>", "data:,AAAA", "data:;base64x,AAAA"]
+)  # fmt: skip
 def test_data_urls_of_another_kind(given: str) -> None:
-    with pytest.raises(ValueError, match="base64"):
+    with pytest.raises(
+        ValueError, match=r"^must be base64 in a data URL: data:image/png;base64,…$"
+    ):
         decode(given)
 
 
