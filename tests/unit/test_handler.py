@@ -37,7 +37,7 @@ def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "_POLL_S", 0.02)
 
 
-FAST = {"retry_wait_s": 0.01, "interrupt_timeout_s": 60.0}
+FAST: dict[str, Any] = {"retry_wait_s": 0.01, "interrupt_timeout_s": 60.0}
 
 
 class Bench:
