@@ -94,7 +94,12 @@ def push_rewritten(
     with client or RegistryClient(target.host) as registry:
         packed = PackedLayers(client=registry, target=target, kept=kept, console=console)
         rewritten = rewrite_layers(
-            image, packed.find, folder=folder, console=console, workers=registry.options.parallel
+            image,
+            packed.find,
+            folder=folder,
+            console=console,
+            workers=registry.options.parallel,
+            on_packed=packed.remember,
         )
         report = push_image(
             rewritten, reference, console=console, client=registry, assembled=image.digest
@@ -128,7 +133,13 @@ def write_rewritten_layout(
 
 
 def rewrite_layers(
-    image: Image, find: Find, *, folder: Path, console: Console, workers: int
+    image: Image,
+    find: Find,
+    *,
+    folder: Path,
+    console: Console,
+    workers: int,
+    on_packed: Callable[[Layer], None] | None = None,
 ) -> Image:
     """The image with its layers under zstd, those that had to be packed in files of a folder.
 
@@ -138,6 +149,7 @@ def rewrite_layers(
         folder: There, and as long as the result is used.
         console: Progress.
         workers: Layers at once.
+        on_packed: Is told of each layer that had to be packed, as it is now.
 
     Raises:
         BuildError: a layer's bytes cannot be had, or are not those of its digest or of its diff id.
@@ -154,7 +166,9 @@ def rewrite_layers(
             f"{len(missing)} of {len(wanted)} layers, {format_bytes(total)}, are packed with zstd"
         )
         with console.progress("zstd", total) as progress:
-            packing = _Packing(folder=folder, stop=stop, on_read=progress.passing)
+            packing = _Packing(
+                folder=folder, stop=stop, on_read=progress.passing, on_packed=on_packed
+            )
             for packed in run_in_parallel(packing.tasks(missing), workers=workers, stop=stop):
                 found.update(packed)
     return _with_layers(image, {digest: layer for digest, layer in found.items() if layer})
@@ -188,6 +202,7 @@ class _Packing:
     folder: Path
     stop: threading.Event
     on_read: Callable[[Iterable[bytes]], Iterator[bytes]]
+    on_packed: Callable[[Layer], None] | None
 
     def tasks(self, layers: Sequence[Layer]) -> list[Callable[[], dict[str, Layer]]]:
         """One for each layer; one for all of an engine's, which come in a single stream."""
@@ -245,7 +260,10 @@ class _Packing:
             )
         digest, size_bytes = f"sha256:{packed.hexdigest()}", path.stat().st_size
         descriptor = Descriptor(media_type=ZSTD_LAYER, digest=digest, size_bytes=size_bytes)
-        return replace(layer, descriptor=descriptor, content=FileContent(path=path))
+        made = replace(layer, descriptor=descriptor, content=FileContent(path=path))
+        if self.on_packed is not None:
+            self.on_packed(made)
+        return made
 
     def _passing(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in self.on_read(chunks):

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from bake.console import Console
-from bake.errors import BuildError
+from bake.errors import BuildError, PushError
 from bake.image.engine.load import load_image
 from bake.image.kept import Kept
-from bake.image.oci.model import RAW_LAYER, ZSTD_LAYER, Image
+from bake.image.oci.model import RAW_LAYER, ZSTD_LAYER, Content, Image, Layer
 from bake.image.oci.reference import parse_reference
 from bake.image.registry.client import RegistryClient, RegistryContent
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.packed import tag_of
 from bake.image.registry.push import PushReport, push_image
-from bake.image.rewrite import push_rewritten
+from bake.image.rewrite import _Packing, push_rewritten
 from bake.image.saved import save_image
 from bake.image.source import read_from_engine, read_from_registry
 from bake.image.verify.image import verify_image
@@ -245,6 +245,61 @@ def test_a_base_whose_repository_may_not_be_written_to_is_kept_beside_the_image(
         assert read(f"{registry}/{repository}-a:{tag}").layers[0].digest == report.layers[0].digest
         again = push(image, f"{proxy.host}/{repository}-a:2", tmp_path / "b")
     assert (again.digest, again.sent_bytes) == (report.digest, 0)
+
+
+def test_a_push_that_broke_has_not_packed_in_vain(
+    gzip_base: Image,
+    registry: str,
+    repository: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What has arrived is neither packed nor sent again, on the machine that packed it."""
+    image = make_image(gzip_base, tmp_path / "1", thin=os.urandom(8))
+    memory = tmp_path / "memory"
+
+    def rule(seen: Seen) -> Action:
+        return Answer(status=503) if seen.method == "PUT" and "/manifests/" in seen.path else None
+
+    with faulty_registry(registry, rule) as proxy, pytest.raises(PushError, match="503"):
+        push(image, f"{proxy.host}/{repository}-a:1", tmp_path / "a", kept=memory)
+
+    packed: list[str] = []
+    pack = _Packing._pack
+
+    def note(self: _Packing, layer: Layer, content: Content) -> Layer:
+        packed.append(layer.digest)
+        return pack(self, layer, content)
+
+    monkeypatch.setattr(_Packing, "_pack", note)
+    report = push(image, f"{registry}/{repository}-a:1", tmp_path / "b", kept=memory)
+    assert not packed
+    assert {layer.how for layer in report.layers} == {"present"}
+    assert is_good(read(f"{registry}/{repository}-a:1"))
+
+
+@pytest.mark.parametrize("status", [400, 415])
+def test_a_registry_that_takes_no_zstd_is_told_from_one_that_is_ill(
+    gzip_base: Image, registry: str, repository: str, tmp_path: Path, status: int
+) -> None:
+    image = make_image(gzip_base, tmp_path / "1", thin=os.urandom(8))
+    body = json.dumps({"errors": [{"code": "MANIFEST_INVALID"}]}).encode()
+
+    def rule(seen: Seen) -> Action:
+        is_image = seen.method == "PUT" and "/manifests/" in seen.path
+        return Answer(status=status, body=body) if is_image else None
+
+    with faulty_registry(registry, rule) as proxy:
+        with pytest.raises(PushError) as caught:
+            push(image, f"{proxy.host}/{repository}-a:1", tmp_path / "a")
+        assert f"({status} MANIFEST_INVALID): perhaps it takes no layers under zstd" in str(
+            caught.value
+        )
+        assert "write compression: gzip into the manifest" in str(caught.value.hint)
+        client = RegistryClient(proxy.host, options=QUICK, credentials=Credentials())
+        with pytest.raises(PushError) as caught:
+            push_image(image, f"{proxy.host}/{repository}-a:1", console=CONSOLE, client=client)
+        assert "perhaps" not in str(caught.value)
 
 
 def test_a_tag_that_points_at_something_else_is_not_believed(

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from bake.errors import PushError
 from runtime.files.http import REDIRECTS
 from runtime.retry import TRANSIENT_STATUSES
 
@@ -37,6 +38,11 @@ Meaning = Literal[
     "login",
     "refused",
 ]
+
+
+class Refused(PushError):  # noqa: N818  # one of bake's errors, with the registry's answer
+    """A request that was not taken as it is: neither for its sender nor for the registry's state."""
+
 
 _REFUSED = (401, 403)
 _LOST = (400, 404, 409, 410, 416, 422)

@@ -29,7 +29,7 @@ from bake.image.oci.model import (
 )
 from bake.image.oci.reference import Reference
 from bake.image.registry.address import find_scheme, is_same_origin, redirect_target
-from bake.image.registry.answers import Operation, meaning_of
+from bake.image.registry.answers import Operation, Refused, meaning_of
 from bake.image.registry.auth import Authenticator, pull_scope, push_scope
 from bake.image.registry.credentials import Credentials, find_credentials
 from bake.image.registry.transport import (
@@ -350,7 +350,7 @@ class RegistryClient:
                 where=where,
                 hint="check the repository's name; some registries (ECR) want it created first",
             )
-        return PushError(f"the registry refuses a request ({shown})", where=where)
+        return Refused(f"the registry refuses a request ({shown})", where=where)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,20 +100,30 @@ class PackedLayers:
                     return replace(layer, descriptor=descriptor, content=content)
         return None
 
+    def remember(self, layer: Layer) -> None:
+        """Notes what a layer was packed to, before it is sent: a push that breaks later has not packed in vain.
+
+        What is remembered is looked for in the registry before it is used.
+        """
+        keep_digest(self.kept, layer, place=self._place)
+
     def keep(self, layers: Sequence[Layer]) -> None:
         """Makes layers that were pushed be found again; what fails here costs the next push time, and nothing else.
 
         Args:
             layers: Under zstd, in the target's repository by now.
         """
-        place = f"{self.target.host}/{self.target.repository}"
         for layer in {layer.digest: layer for layer in layers}.values():
-            keep_digest(self.kept, layer, place=place)
+            self.remember(layer)
             homes = self._homes.get(layer.diff_id)
             if homes and not any(self._put_tag(layer, repository) for repository in homes):
                 self.console.say(
                     f"{layer.digest} is not kept as {tag_of(layer)}: the registry refuses"
                 )
+
+    @property
+    def _place(self) -> str:
+        return f"{self.target.host}/{self.target.repository}"
 
     def _candidates(self, layer: Layer) -> Iterator[tuple[str, Descriptor]]:
         if layer.kind == "base":

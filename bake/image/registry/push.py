@@ -18,6 +18,7 @@ from bake.image.engine.archive import EngineContent, saved_blobs
 from bake.image.oci.model import (
     MANIFEST,
     REWRITTEN_FROM,
+    ZSTD_LAYER,
     BytesContent,
     Content,
     Descriptor,
@@ -26,6 +27,7 @@ from bake.image.oci.model import (
 )
 from bake.image.oci.reference import Reference, parse_reference
 from bake.image.parallel import run_in_parallel
+from bake.image.registry.answers import Refused
 from bake.image.registry.client import RegistryClient, RegistryContent
 from bake.image.registry.transport import RegistryOptions
 from bake.image.registry.upload import Blob, How, Uploader
@@ -113,8 +115,7 @@ def push_image(
         push = _Push(image, target, registry, console)
         hows = push.send_layers()
         push.send_config()
-        media_type = image.manifest.get("mediaType", MANIFEST)
-        is_proven = registry.put_manifest(target, image.manifest_json, media_type)
+        is_proven = _put_manifest(registry, target, image)
         _read_back(registry, target, image.digest, console, is_proven=is_proven)
     report = PushReport(
         reference=str(target),
@@ -136,6 +137,20 @@ def push_image(
     )
     console.event("pushed", **report.as_json())
     return report
+
+
+def _put_manifest(registry: RegistryClient, target: Reference, image: Image) -> bool:
+    media_type = image.manifest.get("mediaType", MANIFEST)
+    try:
+        return registry.put_manifest(target, image.manifest_json, media_type)
+    except Refused as error:
+        if all(layer.descriptor.media_type != ZSTD_LAYER for layer in image.layers):
+            raise
+        raise PushError(
+            f"{error.what}: perhaps it takes no layers under zstd",
+            where=error.where,
+            hint="write compression: gzip into the manifest, which every registry takes, then bake push MANIFEST",
+        ) from error
 
 
 def _read_back(
