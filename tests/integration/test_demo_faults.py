@@ -67,7 +67,7 @@ def state_of(webui: Webui) -> Any:
 
 
 def test_interrupt_gives_200_and_a_partial_picture(start: Start) -> None:
-    webui = start(faults="slow=200").wait()
+    webui = start(faults="slow=400").wait()
     assert webui.call("POST", "/sdapi/v1/interrupt") == (200, {})
     _, whole = webui.draw(steps=4)
     thread, answers = in_background(webui, steps=200, n_iter=2)
@@ -90,7 +90,7 @@ def _is_at(webui: Webui, batch: int) -> bool:
 
 
 def test_skip_goes_on_to_the_next_batch(start: Start) -> None:
-    webui = start(faults="slow=200").wait()
+    webui = start(faults="slow=400").wait()
     thread, answers = in_background(webui, steps=150, n_iter=2)
     for number in range(2):
         wait_until(partial(_is_at, webui, number))
@@ -100,9 +100,9 @@ def test_skip_goes_on_to_the_next_batch(start: Start) -> None:
 
 
 def test_jobs_run_one_at_a_time_and_a_lost_client_cancels_nothing(start: Start) -> None:
-    webui = start(faults="slow=200").wait()
+    webui = start(faults="slow=400").wait()
     webui.draw()
-    # Half a minute, so that it surely draws when it is looked at; the end is an interrupt.
+    # A minute, so that it surely draws when it is looked at; the end is an interrupt.
     body = json.dumps({**QUICK, "steps": 150}).encode()
     with socket.create_connection(("127.0.0.1", webui.port)) as client:
         head = f"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -4,6 +4,8 @@ import base64
 import contextlib
 import http.client
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -19,7 +21,7 @@ from tests.integration.worker import SMALL, RunningWorker, running
 from tests.ports import free_port
 
 SLOW = {**SMALL, "steps": 150}
-"""With DEMO_FAULT=slow=200, half a minute."""
+"""With DEMO_FAULT=slow=400, a minute."""
 
 
 class Client:
@@ -45,14 +47,14 @@ class Client:
         answer, content = self.ask("POST", "/txt2img", body, **headers)
         return answer, json.loads(content)
 
-    def ping(self) -> int:
-        return self.ask("GET", "/ping")[0].status
+    def ping(self, path: str = "/ping") -> int:
+        return self.ask("GET", path)[0].status
 
-    def wait_until(self, status: int) -> None:
+    def wait_until(self, status: int, path: str = "/ping") -> None:
         end = time.monotonic() + 120
         while True:
             with contextlib.suppress(OSError):
-                if self.ping() == status:
+                if self.ping(path) == status:
                     return
             assert self.worker.exit_code is None, self.worker.log
             assert time.monotonic() < end, self.worker.log
@@ -194,26 +196,21 @@ def test_start_full_queue_cancelled_and_ended(tmp_path: Path) -> None:
         "PORT_HEALTH": str(health),
         "HEALTH_CHECK_PATH": "/healthy",
         "BAKERY_PROGRESS_S": "0.1",
-        "DEMO_FAULT": "slow=200,slow-load=1500",
+        "DEMO_FAULT": "slow=400",
+        "BAKERY_TERM_GRACE_S": "100",
     }
     with serving(tmp_path, **environment) as client:
         worker = client.worker
         worker.wait_for_log('"listening"')
         asked = Client(worker, health)
-        # 204 as long as the model is not there, then 200.
-        seen: list[int] = []
-        end = time.monotonic() + 120
-        while not seen or seen[-1] != 200:
-            seen.append(asked.ask("GET", "/healthy")[0].status)
-            assert time.monotonic() < end, worker.log
-            time.sleep(0.01)
-        assert seen[0] == 204
-        assert set(seen) == {204, 200}
+        asked.wait_until(200, "/healthy")
         assert asked.ask("POST", "/txt2img", SMALL)[0].status == 404
 
         # One is drawn, one waits, the others are told to come again.
         first = client.connect()
-        first.request("POST", "/txt2img", json.dumps(SLOW), {"X-Request-ID": "first"})
+        headers = {"X-Request-ID": "first", "Accept": "text/event-stream"}
+        first.request("POST", "/txt2img", json.dumps(SLOW), headers)
+        assert first.getresponse().readline() == b"event: progress\n"
         answers: list[Any] = []
         threads = [
             threading.Thread(target=lambda: answers.append(client.draw(SMALL))) for _ in range(3)
@@ -238,17 +235,23 @@ def test_start_full_queue_cancelled_and_ended(tmp_path: Path) -> None:
         assert not worker.entries(requestId="first", message="done", failed=False)
 
         # Told to stop: no new jobs, the running one ends.
-        last = client.connect()
-        body = json.dumps({**SMALL, "steps": 20})
-        last.request("POST", "/txt2img", body, {"Accept": "text/event-stream"})
-        drawn = last.getresponse()
-        assert drawn.readline() == b"event: progress\n"
+        last, begun = client.connect(), b""
+        body = json.dumps({**SMALL, "steps": 10})
+        while begun != b"event: progress\n":  # it is drawn already where the worker stood still
+            last.request("POST", "/txt2img", body, {"Accept": "text/event-stream"})
+            drawn = last.getresponse()
+            begun = drawn.readline()
+            if begun == b"event: result\n":
+                drawn.read()
+        webui = worker.webui_pid()
+        os.kill(webui, signal.SIGSTOP)  # so that it does not end before the others are refused
         worker.terminate()
         end = time.monotonic() + 60
-        while asked.ask("GET", "/healthy")[0].status != 503:
+        while asked.ping("/healthy") != 503:
             assert time.monotonic() < end, worker.log
         answer, document = client.draw(SMALL)
         check_problem(answer, document, "worker_stopping", 503)
+        os.kill(webui, signal.SIGCONT)
         assert b"event: result\n" in drawn.read()
         last.close()
         assert worker.wait() == 0
@@ -256,8 +259,11 @@ def test_start_full_queue_cancelled_and_ended(tmp_path: Path) -> None:
 
 
 def test_told_to_stop_before_the_model_is_there(tmp_path: Path) -> None:
-    with serving(tmp_path, DEMO_FAULT="hang-load") as client:
-        client.wait_until(204)
+    health = free_port()
+    environment = {"PORT_HEALTH": str(health), "HEALTH_CHECK_PATH": "/healthy"}
+    with serving(tmp_path, DEMO_FAULT="hang-load", **environment) as client:
+        Client(client.worker, health).wait_until(204, "/healthy")
+        client.wait_until(204, "/healthy")
         check_problem(*client.draw(SMALL), "worker_starting", 503)
         client.worker.terminate()
         assert client.worker.wait() == 143

@@ -35,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[Served]:
-    yield from serving(tmp_path, DEMO_FAULT="slow=200,slow-load=1500")
+    yield from serving(tmp_path, DEMO_FAULT="slow=400")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -207,9 +207,14 @@ def test_several_pictures_and_a_baked_lora(served: Served, browser: Browser) -> 
         expect(page.locator("#f-seed")).to_have_value("2")
 
 
-def test_the_start_progress_and_stop(slow: Served, browser: Browser) -> None:
+def test_the_start(tmp_path: Path, browser: Browser) -> None:
+    for hanging in serving(tmp_path, DEMO_FAULT="hang-load"):
+        with showing(browser, hanging.url) as page:
+            expect(page.locator("#state")).to_contain_text("Loading the model")
+
+
+def test_progress_and_stop(slow: Served, browser: Browser) -> None:
     with showing(browser, slow.url) as page:
-        expect(page.locator("#state")).to_contain_text("Loading the model")
         ready(page)
         fill(page, prompt="a circle", **{**SMALL, "steps": "150"})
         page.get_by_role("button", name="Draw", exact=True).click()
@@ -279,7 +284,7 @@ def test_a_browser_that_goes_away_cancels_its_job(slow: Served) -> None:
     job = {"prompt": "a circle", "steps": 150, "width": 64, "height": 64}
 
     with pytest.raises(requests.ReadTimeout):
-        # JSON: nothing comes before the whole answer, in half a minute.
+        # JSON: nothing comes before the whole answer, in a minute.
         requests.post(url, json=job, timeout=3)
     answer = requests.post(url, json={**job, "steps": 1}, timeout=300)
     assert answer.status_code == 200, answer.text

@@ -55,7 +55,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[Served]:
-    yield from serving(tmp_path, DEMO_FAULT="slow=200")
+    yield from serving(tmp_path, DEMO_FAULT="slow=400")
 
 
 @pytest.fixture
