@@ -91,7 +91,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
 
         # That a machine stood still is no fault that was noticed.
         late = _try(session, folder, mutants, reached, task["processes"], 1, tell)
-        for mutant in _try(session, folder, late, reached, task["processes"], 4, tell):
+        for mutant in _try(session, folder, late, reached, task["processes"], 2, tell):
             tell(mutant, "timeout", 0)
     return True
 
@@ -213,7 +213,7 @@ def _try(
             items = [session.items[number] for number in numbers]
             processor_s = 10 + 10 * sum(reached.processor_s[number] for number in numbers)
             child = _start(lambda: _run(mutant, items), folder, round(patience * processor_s))  # noqa: B023
-            limit_s = patience * (20 + 5 * sum(reached.wall_s[number] for number in numbers))
+            limit_s = patience * (30 + 3 * sum(reached.wall_s[number] for number in numbers))
             running[child] = Running(mutant=mutant, began=time.monotonic(), limit_s=limit_s)
         if not running:
             return late
