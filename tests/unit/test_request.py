@@ -200,6 +200,11 @@ def test_null_is_an_error_elsewhere(name: str) -> None:
             "sampler_name",
             "the webui has no such sampler (did you mean 'DPM++ 2M Karras'?)",
         ),
+        (
+            {**HIRES, "hr_sampler_name": "Eular"},
+            "hr_sampler_name",
+            "the webui has no such sampler (did you mean 'Euler'?)",
+        ),
         # 200, ignored
         (
             {"scheduler": "Karas"},
@@ -353,6 +358,16 @@ def test_null_is_an_error_elsewhere(name: str) -> None:
             {"sampler_name": "DPM++ 2M Karras", "scheduler": "Exponential"},
             "scheduler",
             "'Exponential' contradicts sampler_name 'DPM++ 2M Karras'",
+        ),
+        (
+            {**HIRES, "hr_sampler_name": "LMS Karras", "hr_scheduler": "uniform"},
+            "hr_scheduler",
+            "'Uniform' contradicts hr_sampler_name 'LMS Karras'",
+        ),
+        (
+            {"sampler_index": "LMS Karras", "scheduler": "uniform"},
+            "scheduler",
+            "'Uniform' contradicts sampler_index 'LMS Karras'",
         ),
         (
             {"clip_skip": 2, "override_settings": {"CLIP_stop_at_last_layers": 1}},

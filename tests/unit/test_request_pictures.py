@@ -353,27 +353,45 @@ def test_sizes_after_upscaling(given: dict[str, Any], size: Any, made: Any, left
     assert list(check_upscaling(given, size, DEFAULT_LIMITS)) == []
 
 
-def test_sizes_that_no_upscaling_makes() -> None:
-    for given, size, message in (
-        (
-            {"upscaling_resize": 100},
-            (64, 64),
-            "makes 6400 x 6400 pixels of 64 x 64, at most 16777216",
-        ),
-        ({"upscaling_resize": 1e300}, (64, 64), "at most 16777216"),
-        ({"upscaling_resize": 0}, (64, 64), "makes 0 x 0 pixels of 64 x 64, 8 are the least"),
-        ({**TO, "upscaling_resize_w": 100}, (64, 64), "would leave a black edge"),
-        (TO, (65535, 1), "at most 16777216"),
-    ):
-        (error,) = check_upscaling(given, size, DEFAULT_LIMITS)
-        assert message in error.message
+@pytest.mark.parametrize(
+    ("given", "size", "field", "message"),
+    [
+        ({"upscaling_resize": 100}, (64, 64), "upscaling_resize", "makes 6400 x 6400 pixels of 64 x 64, at most 16777216 are allowed"),
+        ({"upscaling_resize": 1e300}, (64, 64), "upscaling_resize", "makes 1000000000 x 1000000000 pixels of 64 x 64, at most 16777216 are allowed"),
+        ({"upscaling_resize": 64}, (64, 64), "", ""),
+        ({"upscaling_resize": 0}, (64, 64), "upscaling_resize", "makes 0 x 0 pixels of 64 x 64, 8 are the least of a side"),
+        ({"upscaling_resize": 0.125}, (64, 64), "", ""),
+        ({"upscaling_resize": 0.124}, (64, 64), "upscaling_resize", "makes 0 x 0 pixels of 64 x 64, 8 are the least of a side"),
+        ({**TO, "upscaling_resize_w": 100}, (64, 64), "upscaling_resize_w", "would leave a black edge: the webui makes 96 x 96 pixels, multiples of 8"),
+        ({**TO, "upscaling_resize_w": 64, "upscaling_resize_h": 100}, (64, 64), "upscaling_resize_w", "would leave a black edge: the webui makes 96 x 96 pixels, multiples of 8"),
+        ({**TO, "upscaling_resize_w": 4, "upscaling_resize_h": 4}, (64, 64), "upscaling_resize_w", "makes 0 x 0 pixels of 64 x 64, 8 are the least of a side"),
+        (TO, (65535, 1), "upscaling_resize_w", "makes 6291360 x 96 pixels of 65535 x 1, at most 16777216 are allowed"),
+    ],
+)  # fmt: skip
+def test_sizes_that_no_upscaling_makes(
+    given: dict[str, Any], size: Any, field: str, message: str
+) -> None:
+    errors = check_upscaling(given, size, DEFAULT_LIMITS)
+    assert [(each.field, each.message) for each in errors] == [(field, message)] * bool(field)
 
 
-def test_a_size_that_is_not_quite_the_one_asked_for_is_noted() -> None:
-    assert note_upscaling({}, (64, 64)) == []
-    assert note_upscaling(TO, (64, 64)) == []
-    (note,) = note_upscaling({}, (101, 64))
-    assert note.startswith("image: 200 x 128 pixels instead of 202 x 128")
+@pytest.mark.parametrize(
+    ("given", "size", "note"),
+    [
+        ({}, (64, 64), ""),
+        (TO, (64, 64), ""),
+        ({"resize_mode": 1}, (512, 512), ""),
+        ({}, (101, 64), "200 x 128 pixels instead of 202 x 128"),
+        ({"upscaling_resize": 2.5}, (101, 64), "248 x 160 pixels instead of 252 x 160"),
+        ({**TO, "upscaling_crop": False}, (64, 64), "160 x 160 pixels instead of 160 x 96"),
+        ({"resize_mode": 1, "upscaling_crop": False}, (64, 32), "1024 x 512 pixels instead of 512 x 512"),
+    ],
+)  # fmt: skip
+def test_a_size_that_is_not_quite_the_one_asked_for_is_noted(
+    given: dict[str, Any], size: Any, note: str
+) -> None:
+    why = "upscalers make multiples of 8, of the picture's own shape"
+    assert note_upscaling(given, size) == [f"image: {note}: {why}"] * bool(note)
 
 
 def test_steps_of_img2img_are_the_last_ones() -> None:

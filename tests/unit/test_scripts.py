@@ -73,6 +73,12 @@ def test_arguments_go_on_as_they_are(name: str) -> None:
     assert (request.pictures, request.notes) == ({}, [])
 
 
+def test_an_embedding_may_be_said_in_an_argument_alone() -> None:
+    arguments = [{"ad_prompt": "a face, easynegative"}]
+    request = parse({"Tint": {"args": arguments}}, embeddings=["EasyNegative"])
+    assert [each.name for each in request.embeddings] == ["EasyNegative"]
+
+
 def test_a_script_without_arguments_may_be_named() -> None:
     assert parse({"Tint": {}}).payload["alwayson_scripts"] == {"tint": {"args": []}}
 
@@ -146,6 +152,7 @@ def test_what_the_webui_offers_is_asked_for_where_it_is_needed() -> None:
         ({"input_image": "https://example.com/a.png"}, "[0].input_image"),
         ({"reference": PICTURE}, "[0].reference"),
         ([PICTURE], "[0][0]"),
+        (PICTURE[:64], "[0]"),
         (f"data:image/png;base64,{PICTURE}", "[0]"),
     ],
 )
@@ -164,6 +171,7 @@ def test_pictures_are_found_wherever_they_are(argument: Any, where: str) -> None
         {"mask_mode": "Merge", "image_path": "x.png", "prompt": "https://example.com is a page"},
         {"ad_prompt": "a" * 200, "image": "", "mask": None},
         "iVBORw0KGgo",
+        PICTURE[:63],
     ],
 )
 def test_what_is_no_picture_is_left_alone(argument: Any) -> None:
