@@ -65,9 +65,9 @@ def test_a_record_is_read_whole() -> None:
 
 @pytest.mark.parametrize("wrong", [None, [], {}, 5, "x", True])
 def test_a_record_may_lack_all_but_its_number(wrong: Any) -> None:
-    names = ("modelId", "name", "model", "baseModel", "status", "publishedAt", "trainedWords", "usageControl", "files")  # fmt: skip
-    if wrong == "x" or wrong == 5:
-        names = ("model", "trainedWords", "files")
+    kinds = ("model", "trainedWords", "files")
+    texts = ("modelId", "name", "baseModel", "status", "publishedAt", "usageControl")
+    names = kinds if wrong in (5, "x") else (*kinds, *texts)
     bare = parse_version({"id": 7, **dict.fromkeys(names, wrong)}, where="x")
     assert bare == parse_version({"id": 7}, where="x")
     assert (bare.title, bare.families, bare.published_at) == ("", None, None)
