@@ -51,9 +51,14 @@ def find_baked(what: str, *, build_dir: Path) -> BakedImage | None:
     """The bake of a manifest, or of a build folder; None for what is neither, such as a reference.
 
     Raises:
-        ManifestError: the manifest is wrong.
+        ManifestError: the manifest is wrong, or nothing is named.
         BuildError: it is not baked yet.
     """
+    if not what.strip():  # of a variable that is not set; as a path it would be this folder
+        raise ManifestError(
+            "no image is named: the text is empty",
+            hint="name a manifest, a build folder, an image, or oci:FOLDER",
+        )
     path = Path(what)
     if path.is_dir():
         return BakedImage(folder=path, image=load_saved_image(path), reference="")

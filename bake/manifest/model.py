@@ -173,12 +173,17 @@ class Base(BaseModel):
 
     model_config = _STRICT
 
-    dockerfile: str | None = Field(None, description="a Dockerfile, relative to the manifest")
+    dockerfile: str | None = Field(
+        None, min_length=1, description="a Dockerfile, relative to the manifest"
+    )
     context: str | None = Field(
         None,
+        min_length=1,
         description="its build context, relative to the manifest (default: the Dockerfile's folder)",
     )
-    image: str | None = Field(None, description="a ready base image, best with its @sha256: digest")
+    image: str | None = Field(
+        None, min_length=1, description="a ready base image, best with its @sha256: digest"
+    )
     args: dict[str, str] = Field(default_factory=dict, description="build arguments, text to text")
 
 

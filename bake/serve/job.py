@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from bake.errors import ManifestError, VerifyError, did_you_mean
+from bake.image.engine.device import explain_other_card
 from runtime.job.fields import BY_NAME, SYNONYMS
 
 _TEXTS = ("string", "name", "identifier", "image")
@@ -130,7 +131,8 @@ def read_problem(problem: Mapping[str, Any]) -> ManifestError | VerifyError:
     code = str(problem.get("code", "internal"))
     lines = [f"\n    {each['field']}: {each['message']}" for each in problem.get("fields") or ()]
     kind = ManifestError if code in ("invalid_request", "lora_refused") else VerifyError
-    return kind(what + "".join(lines), where=code)
+    told = what + "".join(lines)
+    return kind(told, where=code, hint=explain_other_card(told) or None)
 
 
 def read_output(output: Mapping[str, Any]) -> Drawn:

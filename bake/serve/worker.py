@@ -19,7 +19,13 @@ from docker.models.containers import Container
 
 from bake.console import Console
 from bake.errors import MachineError, VerifyError
-from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
+from bake.image.engine.device import (
+    ContainerStartError,
+    DeviceChoice,
+    explain_other_card,
+    gpu_requests,
+    running,
+)
 from bake.image.engine.docker import Engine
 from runtime.worker import Device
 
@@ -91,9 +97,11 @@ class LocalWorker:
     def failure(self, what: str) -> VerifyError:
         """An error with the last lines of the worker's log."""
         status = "" if self._status is None else f" (status {self._status})"
+        told = what + status + "".join(f"\n    {line}" for line in self._lines)
         return VerifyError(
-            what + status + "".join(f"\n    {line}" for line in self._lines),
-            hint="bake verify IMAGE checks it; what an earlier bake made knows no HTTP: bake image MANIFEST",
+            told,
+            hint=explain_other_card(told)
+            or "bake verify IMAGE checks it; what an earlier bake made knows no HTTP: bake image MANIFEST",
         )
 
     def _follow(self) -> None:

@@ -114,3 +114,11 @@ def test_masked_are_own_tokens_also_from_files(tmp_path: Path) -> None:
     environ = {"CIVITAI_TOKEN_FILE": str(tmp_path / "token"), "API_KEY": "short", "HOME": "/root"}
     text = "from-a-file, short, /root, rpa_" + "A" * 40
     assert mask_secrets(text, environ) == "***, short, /root, ***"
+
+
+@pytest.mark.parametrize("command", ["push", "inspect", "verify", "sign"])
+def test_an_empty_name_is_not_this_folder(run_bake: Callable[..., Ended], command: str) -> None:
+    """Of a variable that is not set; in a build folder it would have been the bake that lies there."""
+    ended = run_bake(command, "")
+    assert ended.returncode != 0
+    assert "no image is named: the text is empty" in ended.stderr

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import cast
 
 import pytest
 from docker.errors import APIError
 from docker.models.containers import Container
 
+from bake.errors import BuildError
+from bake.image.build.warmup import _read_answer
 from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
+from bake.image.verify.worker import _failed
+from bake.serve.job import read_problem
 from runtime.worker import Device
 
 NO_DRIVER = 'could not select device driver "" with capabilities: [[gpu]]'
@@ -100,6 +106,35 @@ def test_what_breaks_while_it_runs_is_no_refusal_to_start() -> None:
     with pytest.raises(APIError, match="gone"), running("auto", containers.make):
         raise APIError("gone")
     assert (containers.made, containers.left) == (["cuda"], [])
+
+
+NO_CODE = "RuntimeError: CUDA error: no kernel image is available for execution on the device"
+
+
+class Ended:
+    """A container of which a log is left."""
+
+    def logs(self, **_how: object) -> bytes:
+        return NO_CODE.encode()
+
+
+def test_a_card_that_the_base_has_no_code_for_is_named(tmp_path: Path) -> None:
+    """Other cards' code is left out of a base: on a machine with one, a bake says what to do."""
+    failed = {"reason": "the webui drew nothing", "last_lines": [NO_CODE]}
+    (tmp_path / "failure.json").write_text(json.dumps(failed))
+    container = cast("Container", Ended())
+    with pytest.raises(BuildError) as caught:
+        _read_answer(tmp_path, container, status=1, log=tmp_path / "log")
+    hints = [caught.value.hint, _failed("the job failed", container).check.remedy]
+    hints.append(read_problem({"detail": NO_CODE}).hint)
+    for hint in hints:
+        assert "this machine's card is another: --device cpu draws without it" in str(hint)
+    failed["last_lines"] = ["CUDA out of memory"]
+    (tmp_path / "failure.json").write_text(json.dumps(failed))
+    with pytest.raises(BuildError) as caught:
+        _read_answer(tmp_path, container, status=1, log=tmp_path / "log")
+    assert "whole output" in str(caught.value.hint)
+    assert read_problem({"detail": "no"}).hint is None
 
 
 def test_what_is_asked_of_the_engine() -> None:

@@ -98,6 +98,8 @@ image: ghcr.io/you/x
         ),
         ("image:", "base: {image: x, dockerfile: y}\nimage:", "not both"),
         ("image:", "base: {context: y}\nimage:", "`context` needs `dockerfile`"),
+        ("image:", "base: {image: ''}\nimage:", "'' does not fit; expected a ready base image"),
+        ("image:", "base: {dockerfile: ''}\nimage:", "'' does not fit; expected a Dockerfile"),
         (
             "warmup:\n  prompt: a red circle\n",
             "",

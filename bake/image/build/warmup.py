@@ -19,7 +19,13 @@ from bake.console import Console
 from bake.errors import BuildError
 from bake.files import unpack
 from bake.image.build.picture import judge_picture
-from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
+from bake.image.engine.device import (
+    ContainerStartError,
+    DeviceChoice,
+    explain_other_card,
+    gpu_requests,
+    running,
+)
 from bake.image.engine.docker import Engine
 from bake.manifest.model import Warmup
 from runtime.worker import HOME, WORKER_FILE, Device, Worker
@@ -189,7 +195,8 @@ def _read_answer(exchange: Path, container: Container, *, status: int, log: Path
     if failure.exists():
         failed = json.loads(failure.read_text(encoding="utf-8"))
         lines = "\n    ".join(failed["last_lines"])
-        raise BuildError(f"the warm-up failed: {failed['reason']}\n    {lines}", hint=hint)
+        what = f"the warm-up failed: {failed['reason']}\n    {lines}"
+        raise BuildError(what, hint=explain_other_card(what) or hint)
     response = exchange / "response.json"
     if status != 0 or not response.exists():
         container.reload()

@@ -17,6 +17,13 @@ _NO_GPU = ("could not select device driver", "nvidia-container-cli", "CDI")
 """What engines say where there is no GPU, or no NVIDIA container toolkit."""
 
 
+_OTHER_CARD = (
+    "no kernel image is available",  # torch, by CUDA's error 209
+    "but was built for sm",  # xformers' kernels: "is for sm80-sm100, but was built for sm89"
+    "requires device with capability",  # xformers, as it chooses a kernel
+)
+
+
 class ContainerStartError(Exception):
     """The engine does not start a container; the text is its reason."""
 
@@ -33,6 +40,19 @@ class ContainerStartError(Exception):
 def gpu_requests(device: Device) -> list[DeviceRequest]:
     """What a container asks for to compute on `cuda`, all GPUs of the engine, or on `cpu`, nothing."""
     return [DeviceRequest(count=-1, capabilities=[["gpu"]])] if device == "cuda" else []
+
+
+def explain_other_card(said: str) -> str:
+    """What to do where a webui's words tell of a card that its base has no code for; empty where they do not.
+
+    A base is built for the manifest's card (`gpu`), and the machine that bakes may have another.
+    """
+    if not any(sign in said for sign in _OTHER_CARD):
+        return ""
+    return (
+        "the base has code for the manifest's `gpu` alone, and this machine's card is another: --device cpu draws"
+        " without it; bake verify --no-start tries no worker"
+    )
 
 
 @contextmanager

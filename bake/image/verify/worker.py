@@ -23,7 +23,13 @@ from docker.models.containers import Container
 
 from bake.errors import VerifyError
 from bake.image.build.picture import judge_picture
-from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
+from bake.image.engine.device import (
+    ContainerStartError,
+    DeviceChoice,
+    explain_other_card,
+    gpu_requests,
+    running,
+)
 from bake.image.engine.docker import Engine
 from bake.image.verify.verdict import Check
 from runtime.worker import WORKER_FILE, Device, Worker
@@ -192,5 +198,7 @@ def _failed(reason: str, container: Container | None = None) -> WorkerTrial:
     if container is not None:
         log = container.logs(tail=_LAST_LINES).decode(errors="replace")
         lines = [f"\n    {line[:_LINE_CHARACTERS]}" for line in log.splitlines()]
-    check = Check(name="worker", severity="error", message=reason + "".join(lines), remedy=_REMEDY)
+    message = reason + "".join(lines)
+    remedy = explain_other_card(message) or _REMEDY
+    check = Check(name="worker", severity="error", message=message, remedy=remedy)
     return WorkerTrial(check=check)
