@@ -51,7 +51,7 @@ def explain_other_card(said: str) -> str:
         return ""
     return (
         "the base has code for the manifest's `gpu` alone, and this machine's card is another: --device cpu draws"
-        " without it; bake verify --no-start tries no worker"
+        " without it; a check that tries no worker: bake verify IMAGE --no-start"
     )
 
 
