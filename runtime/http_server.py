@@ -167,7 +167,7 @@ class HttpServer:
         self._jobs += 1
         self._idle.clear()
         try:
-            value = await _read_input(request, form)
+            value = await read_input(request, form)
             if isinstance(value, web.Response):
                 return value
             return await self._answer(request, {"id": job_id, "input": value}, form)
@@ -254,16 +254,19 @@ def choose_form(accept: str) -> str | None:
     return best[1]
 
 
-async def _read_input(request: web.Request, form: str) -> Any:
+async def read_input(request: web.Request, form: str) -> Any:
     """The job's input; a problem where there is none."""
+    reading, end = asyncio.ensure_future(request.read()), clock.now() + _BODY_TIMEOUT_S
     try:
-        body = await asyncio.wait_for(request.read(), _BODY_TIMEOUT_S)
-    except asyncio.TimeoutError:
-        return problem(408, "invalid_request", f"no whole request came in {_BODY_TIMEOUT_S:.0f} s")
-    try:
-        value = json.loads(body)
+        while not (await asyncio.wait({reading}, timeout=1.0))[0]:
+            if clock.now() > end:
+                what = f"no whole request came in {_BODY_TIMEOUT_S:.0f} s"
+                return problem(408, "invalid_request", what)
+        value = json.loads(reading.result())
     except (ValueError, RecursionError):
         return problem(400, "invalid_request", 'the body is no JSON; it may be {"prompt": "a cat"}')
+    finally:
+        reading.cancel()
     if isinstance(value, dict) and "input" in value:
         value = value["input"]
     if isinstance(value, dict) and form in _PICTURES[1:]:

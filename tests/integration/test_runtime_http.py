@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from runtime.errors import CODES
 from tests.conformance.pictures import PICTURE
-from tests.integration.worker import SMALL, RunningWorker, running
+from tests.integration.worker import ROOT, SMALL, RunningWorker, running
 from tests.ports import free_port
 
 SLOW = {**SMALL, "steps": 150}
@@ -267,3 +268,43 @@ def test_told_to_stop_before_the_model_is_there(tmp_path: Path) -> None:
         check_problem(*client.draw(SMALL), "worker_starting", 503)
         client.worker.terminate()
         assert client.worker.wait() == 143
+
+
+A_LATE_BODY = """
+import asyncio, sys
+from types import SimpleNamespace
+from runtime import http_server
+
+class Asked:
+    def __init__(self):
+        self.whole = asyncio.Event()
+    async def read(self):
+        await self.whole.wait()
+        return b'{"input": {"prompt": "x"}}'
+
+async def read(second_s, comes):
+    asked, times = Asked(), iter([10.0, second_s])
+    def now():
+        at = next(times)
+        if comes and at == second_s:
+            asked.whole.set()
+        return at
+    http_server.clock = SimpleNamespace(now=now)
+    return await http_server.read_input(asked, "application/json")
+
+assert asyncio.run(read(69.0, True)) == {"prompt": "x"}
+late = asyncio.run(read(71.0, False))
+assert late.status == 408 and "no whole request came in 60 s" in late.text, late.text
+"""
+
+
+def test_a_body_is_waited_for_on_the_workers_clock() -> None:
+    """Which does not count for how long the worker was frozen."""
+    ended = subprocess.run(
+        [ROOT / ".venv-runtime/bin/python", "-c", A_LATE_BODY],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr

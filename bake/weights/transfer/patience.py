@@ -50,15 +50,18 @@ class Pace:
 
     def __init__(self, stall_s: float) -> None:
         self._stall_s = stall_s
-        self._began = time.monotonic()
+        self._began = self._counted = time.monotonic()
         self._bytes = 0
 
     def count(self, size_bytes: int, url: str) -> None:
         """Counts bytes that came. Raises RetryableError when they come too slowly."""
-        self._bytes += size_bytes
-        passed_s = time.monotonic() - self._began
+        now = time.monotonic()
+        # A silent server has met the socket's time-out by then: it is this machine that stood still.
+        has_stood_still = now - self._counted > self._stall_s
+        self._bytes, self._counted = self._bytes + size_bytes, now
+        passed_s = now - self._began
         if passed_s < self._stall_s:
             return
-        if self._bytes < MIN_BYTES_PER_S * passed_s:
+        if self._bytes < MIN_BYTES_PER_S * passed_s and not has_stood_still:
             raise RetryableError(stalled(url))
-        self._began, self._bytes = time.monotonic(), 0
+        self._began, self._bytes = now, 0
