@@ -4,10 +4,10 @@ LOCK := $(if $(LATEST),latest,dev)
 VENV := .venv$(if $(LATEST),-latest)
 BIN := $(VENV)/bin
 
-# For two cores; tests/conftest.py says what stays in one process
-SIDE_BY_SIDE := --numprocesses=2 --no-loadscope-reorder
-# What waits for a container, a frozen worker or a time-out leaves its core to a third
-THREE_WAITING := --numprocesses=3 --no-loadscope-reorder
+# For two cores, of which what waits for a container, a frozen worker or a time-out leaves its own to another;
+# tests/conftest.py says what stays in one process
+SIDE_BY_SIDE := --numprocesses=3 --no-loadscope-reorder
+MORE_WAITING := --numprocesses=4 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 SHELL_FILES := .ci/run .ci/changed requirements/install requirements/pin-images requirements/trim-runtime benchmarks/gpu/run benchmarks/gpu/pack demo/run demo/draw demo/road demo/engine/common.sh demo/engine/env demo/engine/slim-image demo/engine/start demo/engine/stop
@@ -71,7 +71,7 @@ check: venv ## Lint, format check, types, shell, Dockerfiles, workflows
 	$(BIN)/zizmor --offline --quiet .github
 
 test: venv runtime-venvs ## Run all tests, on a real engine (COVERAGE=1 says what they reach, EXAMPLES=2000 tries more random cases)
-	BAKE_TEST_EXAMPLES=$(EXAMPLES) $(BIN)/pytest $(THREE_WAITING) $(if $(COVERAGE),--cov --cov-report=term) tests/unit tests/integration
+	BAKE_TEST_EXAMPLES=$(EXAMPLES) $(BIN)/pytest $(MORE_WAITING) $(if $(COVERAGE),--cov --cov-report=term) tests/unit tests/integration
 
 test-unit: venv ## Run the unit tests only
 	$(BIN)/pytest $(SIDE_BY_SIDE) tests/unit

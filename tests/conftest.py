@@ -31,10 +31,11 @@ TOGETHER = {
 }
 """Modules that share what takes long to make, and so a process."""
 LONGEST = (
-    *("one bake", "a second engine", "test_road", "test_warmup", "test_extensions"),
-    *("test_no_store", "test_runtime_platform", "test_runtime_frozen", "test_registry_answers"),
-    *("test_weights_random_answers", "test_install", "test_bake_models", "test_registry"),
-    *("test_several",),
+    *("one bake", "a second engine", "test_no_store", "test_road", "test_extensions"),
+    *("test_runtime_platform", "test_warmup", "test_bake_models", "test_install"),
+    *("test_runtime_frozen", "test_bucket", "test_weights_random_answers", "test_runtime_state"),
+    *("test_registry_answers", "test_deploy", "test_serve_pictures", "test_registry"),
+    *("test_gpu_check",),
 )
 """What lasts longest, first: begun at the end it would keep one process busy while the others have nothing to do."""
 
@@ -44,9 +45,14 @@ def _scope_of(module: Path) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts first what lasts longest."""
+    """Puts first what lasts longest, and last the many short modules, which leave no process without work."""
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(_scope_of(item.path), len(ranks)))
+
+    def rank(item: pytest.Item) -> int:
+        is_unit = item.path.parent.name == "unit"
+        return len(ranks) + 1 if is_unit else ranks.get(_scope_of(item.path), len(ranks))
+
+    items.sort(key=rank)
 
 
 class _ByModule(LoadScopeScheduling):
