@@ -35,21 +35,24 @@ def room_of(module: str) -> str:
 
 
 @cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+@cache
 def imports_of(module: str, *, for_types: bool = True) -> list[str]:
     """The modules of the product that a module names in its imports, late ones included."""
     return list(_imports_of(module, for_types=for_types))
 
 
 def _imports_of(module: str, *, for_types: bool) -> Iterator[str]:
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    nodes, skipped = list(ast.walk(tree)), set[int]()
-    if not for_types:
-        for node in nodes:
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-                skipped.update(id(each) for each in ast.walk(node))
-    for node in nodes:
-        if id(node) in skipped:
+    waiting: list[ast.AST] = [tree_of(module)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and not for_types and _is_type_checking(node.test):
             continue
+        # No expression holds an import.
+        waiting += [each for each in ast.iter_child_nodes(node) if not isinstance(each, ast.expr)]
         if isinstance(node, ast.Import):
             names = [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -60,6 +63,10 @@ def _imports_of(module: str, *, for_types: bool) -> Iterator[str]:
             known = name if name in MODULES else name.rpartition(".")[0]
             if known in MODULES and known != module:
                 yield known
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
 def drawn() -> dict[str, set[str]]:
@@ -141,8 +148,8 @@ FORMATS = {
 def test_no_other_version_is_raised_by_hand() -> None:
     """What is only kept to save time has the hash of the sources in its key (`bake.plan.code.version_of`)."""
     found: set[str] = set()
-    for module, path in MODULES.items():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for module in MODULES:
+        for node in tree_of(module).body:
             targets = node.targets if isinstance(node, ast.Assign) else []
             names = [each.id for each in targets if isinstance(each, ast.Name)]
             if isinstance(getattr(node, "value", None), ast.Constant):
