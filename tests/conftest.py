@@ -1,9 +1,13 @@
-"""For all tests: random examples are the same in each run, no clock judges them, and which run side by side."""
+"""For all tests: random examples are the same in each run, no clock judges them, which run side by side, in any order."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +70,32 @@ class _ByModule(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)  # without `--numprocesses` there is no such hook
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _ByModule(config, log)
+
+
+def _state_of_the_process() -> dict[str, Any]:
+    """What a module may change and must put back: the next one in the process finds it."""
+    try:
+        loop: object = asyncio.get_running_loop()
+    except RuntimeError:
+        loop = None
+    return {
+        "the working directory": Path.cwd(),
+        "the environment": {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+        "a signal's handler": [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)],
+        "a running event loop": loop,
+        "the root logger": (logging.root.level, list(logging.root.handlers)),
+        "sys.path": list(sys.path),
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaves_nothing_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Names the module that leaves something to those after it, instead of those that fail for it."""
+    before, modules = _state_of_the_process(), dict(sys.modules)
+    yield
+    after = _state_of_the_process()
+    left = [name for name, value in before.items() if after[name] != value]
+    left += [
+        f"another {name}" for name, each in modules.items() if sys.modules.get(name) is not each
+    ]
+    assert not left, f"{request.node.nodeid} leaves behind: {', '.join(left)}"

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from bake.cli import main
 from bake.deploy import client as client_module
 from bake.deploy import release
 from bake.deploy.client import RunpodClient
 from bake.deploy.desired import MARKER
 from bake.errors import PushError
 from runtime.retry import Retry
+from tests.command import call_bake
 from tests.standins.runpod_api import DOCUMENTS, PNG, TOKEN, RunpodApi
 
 FIRST = f"ghcr.io/you/shapes@sha256:{'1' * 64}"
@@ -49,10 +49,9 @@ class Shell:
 
     def __call__(self, command: str, *options: str, code: int = 0) -> str:
         """What it says, on both streams."""
-        with pytest.raises(SystemExit) as ended:
-            main([command, str(self.manifest), *options])
+        ended = call_bake(command, str(self.manifest), *options)
         said = "".join(self._capfd.readouterr())
-        assert ended.value.code == code, said
+        assert ended == code, said
         assert TOKEN not in said
         assert "Traceback" not in said
         assert self.api.invalid == []

@@ -15,10 +15,10 @@ from unittest import mock
 
 import pytest
 
-from bake.cli import main
 from bake.weights.store import Store
 from runtime.worker import WEIGHTS_MTIME
 from tests.an_extension import make_repository
+from tests.command import call_bake
 from tests.integration.weights_case import FILE, VERSION, Case, open_case
 from tests.standins import models
 from tests.standins.civitai import GOOD_TOKEN, CivitaiFile, CivitaiModel, CivitaiVersion
@@ -65,18 +65,13 @@ class Bake:
     def __call__(self, *arguments: str | Path, code: int = 0) -> str:
         """Runs a command in this process, which starts no interpreter, and gives what it says."""
         shown = io.StringIO()
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            with (
-                mock.patch.dict(os.environ, self.environment),
-                contextlib.redirect_stdout(shown),
-                contextlib.redirect_stderr(shown),
-                pytest.raises(SystemExit) as ended,
-            ):
-                main([str(each) for each in arguments])
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        assert (ended.value.code or 0) == code, shown.getvalue()
+        with (
+            mock.patch.dict(os.environ, self.environment),
+            contextlib.redirect_stdout(shown),
+            contextlib.redirect_stderr(shown),
+        ):
+            ended = call_bake(*[str(each) for each in arguments])
+        assert (ended or 0) == code, shown.getvalue()
         assert GOOD_TOKEN not in shown.getvalue()
         assert HF_TOKEN not in shown.getvalue()
         return shown.getvalue()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,20 +28,16 @@ class Ended:
 @pytest.fixture
 def run_bake(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Ended]]:
-    """Runs `main` in this process, where the modules of a command are imported only once."""
-    from bake.cli import main  # noqa: PLC0415  # after the environment is set
-
-    before = signal.getsignal(signal.SIGTERM)
+) -> Callable[..., Ended]:
+    """Runs a command in a folder, with variables of its own."""
+    from tests.command import call_bake  # noqa: PLC0415  # after the environment is set
 
     def run(*args: str, folder: Path = ROOT, **variables: str) -> Ended:
         monkeypatch.chdir(folder)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(SystemExit) as raised:
-            main(list(args))
+        code = call_bake(*args)
         said = capsys.readouterr()
-        return Ended(returncode=raised.value.code, stdout=said.out, stderr=said.err)
+        return Ended(returncode=code, stdout=said.out, stderr=said.err)
 
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    return run

@@ -229,7 +229,8 @@ class Driver:
 def _new_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu, "_is_made", threading.Event())
     monkeypatch.setenv("BAKERY_TIMELINE", str(tmp_path / "timeline"))
-    monkeypatch.delenv("CUDA_MODULE_LOADING", raising=False)
+    monkeypatch.setenv("CUDA_MODULE_LOADING", "")  # so that it is put back if it was not set
+    monkeypatch.delenv("CUDA_MODULE_LOADING")
 
 
 def start(monkeypatch: pytest.MonkeyPatch, driver: Any, *arguments: str) -> dict[str, Any]:

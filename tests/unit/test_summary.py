@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bake.cli import main
 from bake.lock import ExtensionPin, Licence, Lock, Pin
 from bake.plan.plan import Plan
 from bake.plan.step import Step
 from bake.plan.summary import summarise
 from bake.weights.licences import licence_warnings
+from tests.command import call_bake
 
 
 def pin(key: str, digit: str, **more: Any) -> Pin:
@@ -150,10 +150,10 @@ def test_the_command_writes_the_page_and_ends_with_what_is_wrong(
     )
 
     def say(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["summary", str(manifest), "--build-dir", str(tmp_path / "build"), *arguments])
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, *capsys.readouterr()
+        build = str(tmp_path / "build")
+        code = call_bake("summary", str(manifest), "--build-dir", build, *arguments)
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
 
     code, page, said = say()
     assert code == 2
