@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bake.console import Console
+from bake.secrets import mask_secrets
 
 _TERMINATE_GRACE_S = 10
 _LAST_LINES = 15
@@ -23,14 +24,14 @@ class CommandError(Exception):
     Attributes:
         command: The command as a shell would be given it.
         status: Its exit status, negative for a signal.
-        last_lines: The end of what it printed.
+        last_lines: The end of what it printed; secrets in it are masked, as errors show it.
     """
 
     def __init__(self, command: str, status: int, last_lines: Sequence[str]) -> None:
         super().__init__(f"{command} ended with status {status}")
         self.command = command
         self.status = status
-        self.last_lines = tuple(last_lines)
+        self.last_lines = tuple(map(mask_secrets, last_lines))
 
 
 def run_command(

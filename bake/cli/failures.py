@@ -61,7 +61,9 @@ def _as_bake_error(error: Exception) -> BakeError:
         )
     origin = type(error).__module__.partition(".")[0]
     if origin == "docker":
-        reason = str(getattr(error, "explanation", None) or error).partition("\n")[0]
+        from bake.image.engine.docker import reason_of  # noqa: PLC0415  # it is loaded already
+
+        reason = reason_of(error).partition("\n")[0]
         return MachineError(
             f"the Docker Engine refuses, or has an error: {reason[:300]}", hint=_LOOK_AT_ENGINE
         )

@@ -22,6 +22,7 @@ from docker.errors import APIError, ImageNotFound
 
 from bake.image.build.base import BASE_REPOSITORY
 from bake.image.engine.archive import EngineLike, list_present
+from bake.image.engine.docker import reason_of
 from bake.image.engine.probe import PROBE_REPOSITORY
 from bake.image.oci.model import LAYERS_LABEL
 from bake.image.saved import IMAGE_FILE
@@ -147,7 +148,7 @@ def remove_stale(engine: EngineLike, stale: Iterable[Stale]) -> Iterator[tuple[S
         except ImageNotFound:
             pass
         except APIError as error:
-            yield each, str(error.explanation or error)
+            yield each, reason_of(error)
             continue
         yield each, ""
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from docker.errors import APIError
+from docker.errors import APIError, DockerException
 from docker.models.containers import Container
 
 from bake.errors import BuildError
 from bake.image.build.warmup import _read_answer
 from bake.image.engine.device import ContainerStartError, DeviceChoice, gpu_requests, running
+from bake.image.engine.docker import reason_of
+from bake.image.engine.load import _check
 from bake.image.verify.worker import _failed
 from bake.serve.job import read_problem
 from runtime.worker import Device
@@ -106,6 +108,22 @@ def test_what_breaks_while_it_runs_is_no_refusal_to_start() -> None:
     with pytest.raises(APIError, match="gone"), running("auto", containers.make):
         raise APIError("gone")
     assert (containers.made, containers.left) == (["cuda"], [])
+
+
+def test_an_engines_reason_shows_no_signed_address() -> None:
+    """Docker's, as it stands in public reports of pulls that time out."""
+    said = 'Get "https://r2.example/blobs/1/data?X-Amz-Credential=a&X-Amz-Signature=0123abcd": net/http: TLS handshake timeout'
+    for reason in (
+        ContainerStartError(APIError("500", explanation=said)).reason,
+        reason_of(APIError(said)),
+        reason_of(DockerException(f"{said}\nand more")),
+    ):
+        assert "https://r2.example/blobs/1/data?***" in reason
+        assert "0123abcd" not in reason
+    assert reason_of(DockerException()) == "DockerException"
+    with pytest.raises(BuildError, match=r"data\?\*\*\*") as caught:
+        _check({"error": said})
+    assert "0123abcd" not in str(caught.value)
 
 
 NO_CODE = "RuntimeError: CUDA error: no kernel image is available for execution on the device"

@@ -48,3 +48,26 @@ def test_the_environment_is_ours_alone(tmp_path: Path) -> None:
 def test_last_lines_leave_out_empty_ones(tmp_path: Path) -> None:
     (tmp_path / "x.log").write_text("a\n\nb\r\n\n")
     assert last_lines(tmp_path / "x.log") == ["a", "b"]
+
+
+def test_secrets_in_what_a_command_printed_are_not_in_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build's pip names its index, and buildx the signed address that a registry sent it to."""
+    monkeypatch.setenv("SOME_TOKEN", "a-secret-of-mine")
+    said = (
+        "ERROR: https://me:pw@pypi.example/simple is not there",
+        "https://r2.example/blobs/1?X-Amz-Signature=0123abcd: timeout",
+        "a-secret-of-mine",
+    )
+    with pytest.raises(CommandError) as caught:
+        run_command(
+            [sys.executable, "-c", f"print({chr(10).join(said)!r}); raise SystemExit(1)"],
+            log=tmp_path / "x.log",
+            console=QUIET,
+        )
+    assert list(caught.value.last_lines[-3:]) == [
+        "ERROR: https://***@pypi.example/simple is not there",
+        "https://r2.example/blobs/1?*** timeout",
+        "***",
+    ]

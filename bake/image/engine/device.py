@@ -10,6 +10,7 @@ from docker.errors import APIError
 from docker.models.containers import Container
 from docker.types import DeviceRequest
 
+from bake.image.engine.docker import reason_of
 from runtime.worker import Device
 
 DeviceChoice = Literal["auto", "cuda", "cpu"]
@@ -28,7 +29,7 @@ class ContainerStartError(Exception):
     """The engine does not start a container; the text is its reason."""
 
     def __init__(self, error: APIError) -> None:
-        self.reason = str(error.explanation or error)
+        self.reason = reason_of(error)
         super().__init__(self.reason)
 
     @property

@@ -24,6 +24,7 @@ from bake.console import Console
 from bake.errors import BuildError, MachineError
 from bake.image.engine.buildx import build_image, docker_environment
 from bake.process import CommandError, capture_command
+from bake.secrets import mask_secrets
 
 MINIMUM_MAJOR = 23
 """Older engines lack BuildKit's named contexts and `COPY --link`."""
@@ -58,7 +59,7 @@ class Engine:
         except (DockerException, requests.RequestException, KeyError, ValueError) as error:
             self._client.close()
             raise MachineError(
-                f"the Docker Engine does not answer as it should: {_reason(error)}",
+                f"the Docker Engine does not answer as it should: {reason_of(error)}",
                 hint=_INSTALL_HINT,
             ) from error
         if major < MINIMUM_MAJOR:
@@ -115,7 +116,7 @@ class Engine:
             pulled = self.client.images.pull(reference, platform="linux/amd64")
         except (APIError, DockerException) as error:
             raise BuildError(
-                f"cannot be pulled: {_reason(error)}",
+                f"cannot be pulled: {reason_of(error)}",
                 where=reference,
                 hint="check the name, and `docker login` for a private registry",
             ) from error
@@ -165,13 +166,13 @@ def _connect(environment: Mapping[str, str]) -> docker.DockerClient:
     try:
         return docker.from_env(timeout=_API_TIMEOUT_S, environment=dict(environment))
     except DockerException as error:
-        reason = _reason(error)
+        reason = reason_of(error)
     host = _context_host(environment)
     if host:
         try:
             return docker.DockerClient(base_url=host, timeout=_API_TIMEOUT_S, version="auto")
         except DockerException as error:
-            reason = _reason(error)
+            reason = reason_of(error)
     where = environment.get("DOCKER_HOST") or host or "the default socket"
     raise MachineError(f"no Docker Engine answers at {where}: {reason}", hint=_INSTALL_HINT)
 
@@ -224,8 +225,9 @@ def _remove(container: Container) -> None:
             raise
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What an engine says of a failure, with secrets masked: of a pull it may name an address that is signed."""
     if isinstance(error, APIError) and error.explanation:
-        return str(error.explanation)
+        return mask_secrets(str(error.explanation))
     text = str(error)
-    return text.splitlines()[0][:200] if text else type(error).__name__
+    return mask_secrets(text.splitlines()[0][:200]) if text else type(error).__name__

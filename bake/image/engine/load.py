@@ -18,6 +18,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, StreamParseE
 
 from bake.errors import BuildError, MachineError
 from bake.image.engine.archive import Archive, EngineContent, EngineLike, list_present
+from bake.image.engine.docker import reason_of
 from bake.image.engine.probe import has_containerd_store, probe_engine
 from bake.image.oci.model import (
     BASE_DIGEST_LABEL,
@@ -32,6 +33,7 @@ from bake.image.oci.model import (
     read_content,
 )
 from bake.image.oci.reference import parse_reference
+from bake.secrets import mask_secrets
 
 _TIMEOUT_S = 3600
 """An engine unpacks a layer before it answers."""
@@ -65,9 +67,8 @@ def load_image(image: Image, engine: EngineLike, tag: str) -> str:
         for event in api.load_image(archive):
             _check(event)
     except (DockerException, StreamParseError, requests.RequestException) as error:
-        raise BuildError(
-            f"the engine did not take the image: {_reason(error)}", where=tag
-        ) from error
+        reason = reason_of(error) if isinstance(error, APIError) else type(error).__name__
+        raise BuildError(f"the engine did not take the image: {reason}", where=tag) from error
     finally:
         api.timeout = usual_s
     loaded = _image_id(engine, tag)
@@ -222,7 +223,7 @@ def _check(event: Any) -> None:
     text = text or event.get("error") or event.get("message")
     if not text:
         return
-    text = str(text)
+    text = mask_secrets(str(text))
     if "no space left" in text:
         raise MachineError(
             "the engine's disk is full",
@@ -230,9 +231,3 @@ def _check(event: Any) -> None:
             hint="docker system prune, or push with no local engine: `bake image MANIFEST --push --no-load`",
         )
     raise BuildError(f"the engine did not take the image: {text[:300]}")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, APIError) and error.explanation:
-        return str(error.explanation)
-    return type(error).__name__
