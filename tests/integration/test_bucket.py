@@ -171,13 +171,13 @@ def test_an_endpoint_that_holds_the_bucket(
                 "BAKERY_BUCKET": "",
                 "BAKERY_BUCKET_REGION": "fra1",
                 "BAKERY_BUCKET_PREFIX": "of/mine",
-                "BAKERY_BUCKET_LINK_S": "60",
+                "BAKERY_BUCKET_LINK_S": "600",
             },
         )
         (link,) = done["links"]
         assert fetch(link, monkeypatch).content == PNG
         assert "/of/mine/job-0/0.png?" in link
-        assert "X-Amz-Expires=60&" in link
+        assert "X-Amz-Expires=600&" in link
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def outcome(registry: MemoryRegistry, operation: Operation) -> str:
     except BakeError as error:
         failed = str(error)
     assert not any(each in failed for each in ("Traceback", "correct horse", "a-token")), failed
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300
     assert not registry.leaks
     there = registry.tags.get("you/model:1")
     assert there in (None, image.manifest_json)
