@@ -114,7 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pauses", type=float, nargs=2, default=Pauser.pauses_s, metavar="S")
     parser.add_argument("--runs", type=float, nargs=2, default=Pauser.runs_s, metavar="S")
     options, for_pytest = parser.parse_known_args(arguments)
-    signal.signal(signal.SIGTERM, interrupted)
+    for each in (
+        signal.SIGTERM,
+        signal.SIGINT,
+    ):  # which a shell's background job would ignore, and so pytest
+        signal.signal(each, interrupted)
     say(f"--seed {options.seed}")
     with subprocess.Popen([sys.executable, "-m", "pytest", *for_pytest]) as process:
         pauser = Pauser(

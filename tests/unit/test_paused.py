@@ -49,12 +49,13 @@ def test_its_status_is_that_of_the_tests(
     (tmp_path / "test_x.py").write_text(
         "import subprocess\ndef test_x():\n    subprocess.run(['sleep', '0.3'])\n    assert False"
     )
-    before = signal.getsignal(signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         arguments = ["--pauses", "0.05", "0.1", "--runs", "0.05", "0.1", "-q", str(tmp_path)]
         assert main([*arguments, "-c", "/dev/null"]) == 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
     said = capfd.readouterr()
     assert "1 failed" in said.out
     assert " s: for 0." in said.err, "it was stopped now and then"
