@@ -101,7 +101,9 @@ def copy_tree(package: str, folder: Path) -> dict[str, str]:
     return changes
 
 
-def run(package: str, folder: Path, mutants: Sequence[str], processes: int) -> dict[str, str]:
+def run(
+    folder: Path, mutants: Sequence[str], *, tests: Sequence[str], processes: int
+) -> dict[str, str]:
     """What became of each mutant, by its name."""
     task = {"mutants": mutants, "processes": processes}
     (folder / "task.json").write_text(json.dumps(task))
@@ -114,7 +116,7 @@ def run(package: str, folder: Path, mutants: Sequence[str], processes: int) -> d
     }
     plugins = ("-p", "no:cacheprovider", "-p", "tests.mutants")
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, *concerned(package, folder)],
+        [sys.executable, "-m", "pytest", "-q", *plugins, *tests],
         cwd=folder,
         env=environment,
         check=False,
@@ -147,6 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sample", type=int, default=300, help="so many of its mutants; 0 is all")
     parser.add_argument("--seed", type=int, default=17, help="which of them")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--tests", nargs="+", help="these modules alone, of which no score is too high"
+    )
     options = parser.parse_args(arguments)
     folder = ROOT / "build/mutate" / options.package.replace("/", ".")
     changes = copy_tree(options.package, folder)
@@ -154,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(names)} mutants of {options.package}", flush=True)
     if options.sample and options.sample < len(names):
         names = random.Random(options.seed).sample(names, options.sample)
-    show(run(options.package, folder, names, options.processes), changes)
+    tests = options.tests or concerned(options.package, folder)
+    show(run(folder, names, tests=tests, processes=options.processes), changes)
 
 
 if __name__ == "__main__":
