@@ -1,7 +1,7 @@
 """Layers as data: deterministic tars, weights raw, everything else gzipped.
 
 Weights layers are `application/vnd.oci.image.layer.v1.tar`: fp16 weights do not shrink below 0.92,
-and a raw layer pulls in 0.5 to 0.6 of the gzip layout's time, with every engine (docs/architecture.md).
+and an engine pulls a raw layer in less than half of a gzipped one's time (docs/benchmarks.md).
 The same files at the same paths give the same digest, on any machine at any time.
 """
 
