@@ -10,9 +10,13 @@ import click
 from bake.errors import BakeError, MachineError
 
 _OF_THE_MACHINE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EBUSY,
+    errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS,
+    errno.ENOMEM, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
-"""What a file that is written anywhere can fail with and no code of ours can mend."""
+"""What a file that is written anywhere can fail with and no code of ours can mend: a full or a failing disk, a file
+where a folder is to be, a network's file system that knows no locks."""
 _LOOK_AT_ENGINE = "see whether it answers (docker info) and what its log says, then run this again"
 _BUG = (
     "a fault of bake itself, not of what it was asked for: {kind}",
@@ -57,7 +61,7 @@ def _as_bake_error(error: Exception) -> BakeError:
         return MachineError(
             f"cannot be used: {error.strerror}",
             where=str(error.filename or "a file that bake writes"),
-            hint="give bake a folder that it can write: BAKE_STORE, BAKE_CACHE, --build-dir, TMPDIR",
+            hint="give bake a folder that it can write, on a disk of this machine: BAKE_STORE, BAKE_CACHE, --build-dir, TMPDIR",
         )
     origin = type(error).__module__.partition(".")[0]
     if origin == "docker":

@@ -1,5 +1,7 @@
 """The command line as a user runs it: exit codes, and never a traceback."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bake.cli.failures import say_failure
 from bake.secrets import mask_secrets
 from tests.unit.conftest import Ended
 
@@ -64,7 +67,10 @@ def test_a_folder_that_cannot_be_written_is_a_fault_of_the_machine(
     ended = run_bake("fetch", "manifests/demo.yaml", BAKE_STORE="/dev/null/store")
     assert ended.returncode == 3, ended.stderr
     assert "error: /dev/null/store/leases: cannot be used: Not a directory" in ended.stderr
-    assert "→ give bake a folder that it can write: BAKE_STORE" in ended.stderr
+    assert (
+        "→ give bake a folder that it can write, on a disk of this machine: BAKE_STORE"
+        in ended.stderr
+    )
     assert "Traceback" not in ended.stderr
 
 
@@ -122,3 +128,19 @@ def test_an_empty_name_is_not_this_folder(run_bake: Callable[..., Ended], comman
     ended = run_bake(command, "")
     assert ended.returncode != 0
     assert "no image is named: the text is empty" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOLCK, errno.EIO, errno.ESTALE, errno.EEXIST, errno.EMFILE, errno.EOPNOTSUPP],
+)
+def test_what_a_disk_fails_with_is_no_fault_of_ours(
+    capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    """A failing disk, a network's file system without locks, a file where a folder is to be."""
+    error = OSError(number, os.strerror(number), "/store/locks/1")
+    assert say_failure(error, debug=False) == 3
+    said = capsys.readouterr().err
+    assert f"error: /store/locks/1: cannot be used: {os.strerror(number)}" in said
+    assert "on a disk of this machine" in said
+    assert say_failure(OSError(errno.EPIPE, "Broken pipe"), debug=False) == 1
