@@ -201,8 +201,16 @@ class Check:
         return found
 
     def _cases(self) -> dict[tuple[str, str, str], list[Run]]:
+        """The runs of each checkpoint, page cache and variant, in the order of the options, whatever that of the runs."""
+        checkpoints = list(dict.fromkeys(run.checkpoint for run in self.runs))
+        caches, variants = self.options.cache.split(","), self.options.variants.split(",")
+
+        def place(run: Run) -> tuple[int, int, int]:
+            at = checkpoints.index(run.checkpoint), caches.index(run.cache)
+            return *at, variants.index(run.variant)
+
         cases: dict[tuple[str, str, str], list[Run]] = {}
-        for run in self.runs:
+        for run in sorted(self.runs, key=place):
             cases.setdefault((run.checkpoint, run.cache, run.variant), []).append(run)
         return cases
 
