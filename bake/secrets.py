@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote_plus, urlsplit
 
 REMEDY = (
-    "for a private git repository: the plain address, and BAKE_GIT_CREDENTIALS (docs/base.md); for a proxy: "
-    "docker's config.json; for a package index: PIP_CONFIG_FILE"
+    "for a private git repository: the plain address, and BAKE_GIT_CREDENTIALS (docs/base.md#arguments); "
+    "for a proxy: docker's config.json; for a package index: PIP_CONFIG_FILE"
 )
 """How what needs a secret gets it without its being written down."""
 SECRET_NAME = re.compile(

@@ -257,7 +257,9 @@ class Settings:
         if len(wrong) > 1:
             lines = [f"  {each.where}: {each.what}" for each in wrong]
             head = f"the environment has {len(wrong)} mistakes:"
-            raise ManifestError("\n".join([head, *lines]), hint="docs/cli.md lists the variables")
+            raise ManifestError(
+                "\n".join([head, *lines]), hint="docs/cli.md#environment has the variables"
+            )
         if wrong:
             raise wrong[0]
         return cls(**values)

@@ -25,7 +25,7 @@ def worker_options(function: _Function) -> _Function:
             "variables",
             multiple=True,
             metavar="NAME=VALUE",
-            help="A variable of the worker (docs/operations.md).",
+            help="A variable of the worker (docs/operations.md#variables).",
         ),
         click.option(
             "--timeout",

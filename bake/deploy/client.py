@@ -34,7 +34,7 @@ _WORDS: Mapping[int, tuple[str, str | None]] = {
     403: ("the API key lacks the right to this", "give the key read and write access to Serverless"),
     404: ("RunPod does not have this, or not in this account", "bake deploy MANIFEST makes what is not there"),
     409: ("another change is under way", "wait until it is through, then run the command again"),
-    422: ("RunPod does not accept this", "see the section `deploy` of the manifest (docs/deploy.md)"),
+    422: ("RunPod does not accept this", "see the section `deploy` of the manifest (docs/deploy.md#the-section-deploy)"),
     429: ("RunPod asks for fewer requests", "wait a minute, then run the command again"),
 }  # fmt: skip
 

@@ -135,7 +135,7 @@ def _cards(manifest: Manifest) -> tuple[list[str], list[str]]:
         raise ManifestError(
             f"{what}, so the endpoint's cards have to be named",
             where=f"{manifest.path}: deploy.pools",
-            hint="write for example pools: [ADA_48_PRO]; docs/deploy.md lists them",
+            hint="write for example pools: [ADA_48_PRO]; docs/deploy.md#pools lists them",
         )
     return [gpu.pool], sorted({*deploy.excluded, *unfit_types(gpu)})
 

@@ -58,7 +58,7 @@ def _path_of(pin: Pin, webui: Webui) -> str:
         raise ManifestError(
             f"the base does not say where it looks for it: it has no label bakery.path.{ROLES[pin.role].label}",
             where=pin.key,
-            hint="take a newer base image, or add the label to its Dockerfile (docs/architecture.md)",
+            hint="take a newer base image, or add the label to its Dockerfile (docs/architecture.md#the-base-contract)",
         )
     is_inside = pin.role == "extension_model" and pin.place.parts[0] == "extensions"
     return str((_data_folder(webui) if is_inside else PurePosixPath(folder)) / pin.place)

@@ -14,7 +14,12 @@ from bake.cli import COMMANDS
 from bake.manifest.model import Manifest, Warmup
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("**/*.md")),
+    *(ROOT / each / "README.md" for each in (".runpod", "benchmarks/gpu", "demo", "findings")),
+]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
@@ -24,7 +29,7 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         place, _, anchor = link.partition("#")
@@ -53,7 +58,7 @@ def is_there(path: str) -> bool:
     return all(any(ROOT.glob(each.rstrip("/."))) for each in alternatives(path))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_file_that_a_page_names_is_there(page: Path) -> None:
     spans = " ".join(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
     named = set(re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w{{}},.*/-]+", spans))
@@ -82,6 +87,16 @@ def test_every_file_and_module_that_a_comment_names_is_there() -> None:
         wrong += [f"{source}: {each}" for each in paths if not is_there(each)]
         wrong += [f"{source}: {each}" for each in dotted if not has_name(each)]
     assert wrong == []
+
+
+def test_every_section_that_a_message_or_a_comment_names_is_there() -> None:
+    named = {
+        found
+        for source in SOURCES
+        for found in re.findall(r"\b(docs/[\w-]+\.md)#([\w-]+)", source.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 5
+    assert {each for each in named if each[1] not in anchors_of(ROOT / each[0])} == set()
 
 
 def test_a_file_that_is_not_there_is_found() -> None:

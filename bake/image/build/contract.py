@@ -73,6 +73,6 @@ def read_contract(labels: Mapping[str, str], *, where: str) -> Webui:
         raise BuildError(
             "the base image does not keep the base contract: " + "; ".join(wrong),
             where=where,
-            hint="docs/architecture.md lists the labels that a base image needs",
+            hint="docs/architecture.md#the-base-contract lists the labels that a base image needs",
         )
     return Webui(port=int(port), **values)  # type: ignore[arg-type]

@@ -130,7 +130,7 @@ def provide_wheel(
         else:
             console.say(
                 f"compiling xformers for {plan.architecture}: about 100 core minutes, once; "
-                f"kept in {folder} (docs/base.md says how to bring a ready-made wheel)"
+                f"kept in {folder} (docs/base.md#the-xformers-wheel says how to bring a ready-made one)"
             )
             _compile(engine, build, partial, log)
         wheel = find_wheel(partial)
