@@ -15,7 +15,14 @@ from bake.console import Console
 from bake.errors import BuildError, PushError
 from bake.image.engine.load import load_image
 from bake.image.kept import Kept
-from bake.image.oci.model import RAW_LAYER, ZSTD_LAYER, Content, Image, Layer
+from bake.image.oci.model import (
+    RAW_LAYER,
+    ZSTD_LAYER,
+    Content,
+    Image,
+    Layer,
+    canonical_json,
+)
 from bake.image.oci.reference import parse_reference
 from bake.image.registry.client import RegistryClient, RegistryContent
 from bake.image.registry.credentials import Credentials
@@ -311,6 +318,38 @@ def test_a_tag_that_points_at_something_else_is_not_believed(
     report = push(image, f"{registry}/{repository}-a:1", tmp_path / "a")
     assert hows(report) == ["uploaded"] * len(gzip_base.layers)
     assert is_good(read(f"{registry}/{repository}-a:1"))
+
+
+def test_a_tag_of_another_tree_is_found_out_and_harmless_once_it_is_deleted(
+    gzip_base: Image, registry: str, repository: str, tmp_path: Path
+) -> None:
+    """Whoever may write to the repository can make one; no machine keeps what it says."""
+    memory = tmp_path / "memory"
+    image = make_image(gzip_base, tmp_path / "1", thin=os.urandom(8))
+    lie, truth = gzip_base.layers[1], gzip_base.layers[0]
+    layer = replace(lie, descriptor=replace(lie.descriptor, media_type=ZSTD_LAYER))
+    annotations = {"bakery.layer.diff-id": truth.diff_id}
+    entry = replace(layer.descriptor, annotations=annotations).as_json()
+    base = base_of(lie)
+    forged = replace(
+        base, manifest_json=canonical_json({**base.manifest, "layers": [entry]}), layers=(layer,)
+    )
+    tag = parse_reference(f"{registry}/{repository}-base:{tag_of(truth)}")
+    push_image(forged, str(tag), console=CONSOLE)
+    push(image, f"{registry}/{repository}-a:1", tmp_path / "a", kept=memory)
+
+    there = read(f"{registry}/{repository}-a:1")
+    verdict = verify_image(there, name="x", console=CONSOLE, scanner=SecretScanner())
+    (found,) = (check for check in verdict.checks if check.name == "base")
+    assert found.severity == "error"
+    assert f"another tree than the config says in {lie.digest}" in found.message
+    assert f"what is under the tag {tag_of(truth)} is not what it should be" in found.remedy
+
+    with RegistryClient(registry, options=QUICK, credentials=Credentials()) as client:
+        path = f"/v2/{tag.repository}/manifests/{client.manifest_digest(tag)}"
+        client.request("give up upload", "DELETE", path, scopes=())
+    push(image, f"{registry}/{repository}-a:2", tmp_path / "b", kept=memory)
+    assert is_good(read(f"{registry}/{repository}-a:2"))
 
 
 MANIFEST = """\

@@ -44,6 +44,7 @@ from bake.image.oci.streams import (
     zstd_packed,
 )
 from bake.image.parallel import Stopped, run_in_parallel
+from bake.image.registry.packed import tag_of
 from bake.image.rewrite import needs_rewriting, rewrite_layers
 from bake.image.verify.image import count_base_layers, verify_image
 from bake.image.verify.secrets import SecretScanner
@@ -293,6 +294,10 @@ def test_the_base_of_a_rewritten_image_is_known_and_its_trees_are_held_against_t
     assert verify(bad)["base"].startswith(
         f"error: another tree than the config says in {lies.digest}"
     )
+    verdict = verify_image(bad, name="x", console=CONSOLE, scanner=SecretScanner())
+    (remedy,) = (check.remedy for check in verdict.checks if check.name == "base")
+    assert tag_of(image.layers[0]) in remedy
+    assert "is not what it should be: delete it" in remedy
 
 
 def test_frames_of_zstd_are_read_in_any_pieces_and_what_is_damaged_is_said() -> None:

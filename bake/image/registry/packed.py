@@ -7,7 +7,8 @@ same registry and may be written to, since all images of a base know it; else in
 image of that one layer, which every registry takes, and which keeps the blob from being cleared away.
 
 Whoever may write to the repository could put another layer there: engines unpack none that is not of the
-config's diff id, and `bake verify` says so.
+config's diff id, and `bake verify` says so. Such a tag does no harm any more once it is deleted: a machine remembers
+only what it has packed itself.
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ class PackedLayers:
             layers: Under zstd, in the target's repository by now.
         """
         for layer in {layer.digest: layer for layer in layers}.values():
-            self.remember(layer)
+            known = known_descriptor(self.kept, layer)
+            if known and known.digest == layer.digest:  # what a tag says is not taken home
+                self.remember(layer)
             homes = self._homes.get(layer.diff_id)
             if homes and not any(self._put_tag(layer, repository) for repository in homes):
                 self.console.say(

@@ -14,12 +14,21 @@ from bake.image.oci.model import (
     LAYERS_LABEL,
     LOCK_LABEL,
     PROVENANCE_FILE,
+    REWRITTEN_FROM,
     SBOM_FILE,
     Image,
     Layer,
 )
+from bake.image.registry.packed import tag_of
 from bake.image.verify.scan import FileFacts, LayerFacts
-from bake.image.verify.secrets import Finding, SecretScanner, is_public, is_waste
+from bake.image.verify.secrets import (
+    OTHER_BYTES,
+    OTHER_TREE,
+    Finding,
+    SecretScanner,
+    is_public,
+    is_waste,
+)
 from bake.image.verify.verdict import Check, make_check
 from bake.lock import ExtensionPin, Lock
 from runtime.worker import WEIGHTS_MTIME, WORKER_FILE, Extension, Weights, Worker
@@ -335,11 +344,28 @@ def check_base(layers: Sequence[Layer], found: Mapping[str, Sequence[Finding]]) 
         "base",
         not messages,
         "; ".join(messages) or f"no token or private key in {len(layers)} layers of the base",
-        "take it out of the base, revoke what is secret, and bake again"
-        if findings
-        else "bake verify IMAGE --registry reads them",
+        _remedy_of_base(findings, layers),
         otherwise="warning" if all(map(is_waste, findings)) else "error",
     )
+
+
+def _remedy_of_base(findings: Sequence[Finding], layers: Sequence[Layer]) -> str:
+    damaged = {each.where for each in findings if each.kind in (OTHER_BYTES, OTHER_TREE)}
+    packed = {
+        tag_of(layer)
+        for layer in layers
+        if layer.digest in damaged and REWRITTEN_FROM in layer.descriptor.annotations
+    }
+    if packed:
+        return (
+            f"what is under the tag {', '.join(sorted(packed))} is not what it should be: delete it from the base's and"
+            " the image's repository, then bake push MANIFEST packs the layer anew"
+        )
+    if damaged:
+        return "pull or build the base again, then bake image MANIFEST"
+    if findings:
+        return "take it out of the base, revoke what is secret, and bake again"
+    return "bake verify IMAGE --registry reads them"
 
 
 def _config_texts(config: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -35,7 +35,7 @@ from bake.image.verify.checks import (
     check_secrets,
 )
 from bake.image.verify.scan import LayerFacts, scan_layer, scan_version
-from bake.image.verify.secrets import Finding, SecretScanner
+from bake.image.verify.secrets import OTHER_BYTES, OTHER_TREE, Finding, SecretScanner
 from bake.image.verify.verdict import Verdict
 from bake.image.verify.worker import verify_worker
 from bake.lock import Lock
@@ -222,9 +222,9 @@ class _Scan:
         found = scan_layer(chunks, self.scanner)
         wrong = ""
         if found.digest != layer.digest:
-            wrong = "other bytes than its digest says"
+            wrong = OTHER_BYTES
         elif found.diff_id != layer.diff_id:
-            wrong = "another tree than the config says"
+            wrong = OTHER_TREE
         findings = [Finding(kind=wrong, where=layer.digest)] if wrong else found.findings
         self.in_base[layer.digest] = [*self.in_base.get(layer.digest, ()), *findings]
         if self.kept is not None and not wrong:

@@ -35,6 +35,11 @@ _PUBLISHED_KINDS = frozenset({"a private key", "an AWS key"})
 _PUBLISHED = re.compile(r"/(?:site|dist)-packages/|/usr/lib/|/usr/local/lib/python|/usr/share/")
 
 
+OTHER_BYTES = "other bytes than its digest says"
+OTHER_TREE = "another tree than the config says"
+"""Kinds of what may be wrong with a base's layer as a whole."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """Something that must not be there."""
