@@ -32,7 +32,7 @@ from mutmut.utils.format_utils import mangled_name_from_mutant_name
 
 FOLDER = "BAKE_MUTANTS"
 """The environment variable that names the folder with `task.json`; `results.jsonl` is written there."""
-_MEMORY_BYTES, _FILE_BYTES = 8 << 30, 2 << 30
+_MEMORY_BYTES, _FILE_BYTES = 8 << 30, 10 << 30
 _POLL_S = 0.005
 _FAILED, _BROKEN = 1, 4
 """How a child ends in which a test failed, or which could not begin."""
