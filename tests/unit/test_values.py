@@ -99,7 +99,8 @@ def test_a_field_that_does_nothing_takes_what_asks_for_nothing() -> None:
     nothing = field("integer", only=(0, None))
     assert read_value(nothing, None, LIMITS) is None
     assert read_value(nothing, "0", LIMITS) == 0
-    for wrong in (1, "x", [], True):
+    refusals: tuple[object, ...] = (1, "x", [], True)
+    for wrong in refusals:
         assert refused(nothing, wrong) == "is not possible in a worker: m"
     assert refused(field("integer", only=(0,)), None) == "is not possible in a worker: m"
 
