@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,24 @@ BAKE = Path(sys.executable).with_name("bake")
 """Of the environment that runs the tests."""
 REPOSITORY = f"bakery-test-{RUN}"
 Events = list[dict[str, Any]]
+_KILLED = """
+import os, sys, threading
+from bake.cli import main
+from bake.console import Console
+
+_, step, number, *arguments = sys.argv
+sys.argv = ["bake", *arguments]
+said = Console.event
+
+def event(console, name, **fields):
+    said(console, name, **fields)
+    if (name, fields.get("step")) == ("step.began", step):
+        threading.Timer(0.02, os.kill, (os.getpid(), int(number))).start()
+
+Console.event = event
+main()
+"""
+"""Who sends the signal stands still when the bake does: a test that waits for the step may come after its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +68,21 @@ class Bakery:
         return ended.returncode, ended.stderr
 
     def kill_in_step(self, step: str, number: signal.Signals, *arguments: str) -> int:
-        """Starts a bake, and sends it a signal as soon as `step` has begun. Returns its status."""
+        """A bake that gets a signal a moment after `step` has begun. Returns its status."""
         # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
-        command = ["env", "--default-signal=INT", *self.command("image", "--json", *arguments)]
-        with subprocess.Popen(
-            command,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                event = json.loads(line)
-                if event["event"] == "step.began" and event["step"] == step:
-                    process.send_signal(number)
-                    return process.wait(300)
-        raise AssertionError(f"the step {step} never began")
+        python = [
+            "env",
+            "--default-signal=INT",
+            sys.executable,
+            "-c",
+            _KILLED,
+            step,
+            str(int(number)),
+        ]
+        command = self.command("image", "--json", *arguments)[1:]
+        ended = run(*python, *command, env=self.environment, timeout_s=900)
+        assert ended.returncode != 0, f"the step {step} never began: {ended.stdout}"
+        return ended.returncode
 
     def copy(self, folder: Path) -> "Bakery":
         """Another builder's machine that has done the same so far; the store is shared."""
