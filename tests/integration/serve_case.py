@@ -42,7 +42,7 @@ def serving(
             if worker.exit_code is not None:
                 return 503
             try:
-                return requests.get(f"http://127.0.0.1:{port}/ping", timeout=30).status_code
+                return requests.get(f"http://127.0.0.1:{port}/ping", timeout=300).status_code
             except requests.ConnectionError:
                 return 204
 
