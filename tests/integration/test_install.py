@@ -18,8 +18,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bake` of a fresh environment."""
     fresh = tmp_path_factory.mktemp("fresh")
     commands: list[list[str | Path]] = [
-        [sys.executable, "-m", "venv", fresh],
-        [fresh / "bin" / "pip", "install", "--quiet", wheel],
+        [sys.executable, "-m", "venv", "--without-pip", fresh],
+        [sys.executable, "-m", "pip", "--python", fresh, "install", "--quiet", wheel],
     ]
     for command in commands:
         ended = run(*command, timeout_s=1200)
