@@ -11,7 +11,7 @@ import requests
 from urllib3 import HTTPResponse
 
 from bake.weights.sites import huggingface
-from bake.weights.sites.answers import MAX_ANSWER_BYTES, is_html, read_json
+from bake.weights.sites.answers import MAX_ANSWER_BYTES, get_json, is_html, read_json
 from bake.weights.sites.civitai_errors import (
     TokenState,
     explain_api,
@@ -21,6 +21,7 @@ from bake.weights.sites.civitai_errors import (
 from bake.weights.transfer.judge import Lead, Options, RestartError, judge_lead, judge_segment
 from runtime.files.answers import RetryableError
 from runtime.files.errors import WeightsError
+from runtime.files.http import MAX_REDIRECTS
 
 API = "https://civitai.com/api/v1/model-versions/500"
 DOWNLOAD = "https://civitai.com/api/download/models/500?token=secret"
@@ -293,3 +294,67 @@ def test_a_later_part_must_be_of_the_same_file() -> None:
     with pytest.raises(WeightsError) as caught:
         judge(part("bytes 4-8/10"), size_bytes=9)
     assert caught.value.what == "the server has 10 bytes, 9 were expected"
+
+
+# How often an API is asked
+
+
+class Api:
+    """A site's client: gives these answers one after the other, or raises them."""
+
+    def __init__(self, *answers: requests.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str]] = []
+
+    def request(self, url: str, *, method: str, headers: dict[str, str], stream: bool) -> Any:
+        assert (headers, stream) == ({"Accept": "application/json"}, True)
+        self.asked.append((method, url))
+        given = self.answers.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    def redirected(self, response: requests.Response, _at: str) -> str:
+        return response.headers["Location"]
+
+
+def ask(*answers: requests.Response | Exception) -> tuple[Any, Api]:
+    api = Api(*answers)
+    client: Any = api
+    return get_json(client, API, explain=explain_api, backoff_s=0.001), api
+
+
+def test_a_record_is_asked_for_again_while_that_may_help() -> None:
+    broken = requests.ConnectionError("reset")
+    found, api = ask(broken, answer(502), answer(503), answer(200, {"id": 5}))
+    assert found == {"id": 5}
+    assert api.asked == [("GET", API)] * 4
+    with pytest.raises(WeightsError, match="in trouble"):
+        ask(*[answer(502)] * 4)
+    with pytest.raises(WeightsError) as caught:
+        ask(requests.exceptions.SSLError("self-signed"))
+    assert caught.value.kind == "tls"
+    with pytest.raises(WeightsError) as caught:
+        ask(answer(401))
+    assert caught.value.kind == "login"
+
+
+def test_a_record_that_has_moved_is_followed_but_not_for_ever() -> None:
+    moved = "https://civitai.com/api/v1/model-versions/501"
+    found, api = ask(answer(308, Location=moved), answer(200, {}))
+    assert (found, api.asked) == ({}, [("GET", API), ("GET", moved)])
+    with pytest.raises(WeightsError) as caught:
+        ask(*(answer(302, Location=API) for _ in range(MAX_REDIRECTS + 1)))
+    assert (caught.value.kind, caught.value.what) == (
+        "redirect", f"more than {MAX_REDIRECTS} redirects",
+    )  # fmt: skip
+
+
+def test_a_page_in_place_of_a_record_is_said() -> None:
+    with pytest.raises(WeightsError) as caught:
+        ask(answer(200, b"<html>"))
+    assert told(caught.value) == (
+        "page",
+        "the server answers with a page in place of data: maintenance, or a challenge for browsers",
+        "open the address in a browser; try again later, or from another network",
+    )
