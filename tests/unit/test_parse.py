@@ -231,6 +231,8 @@ def test_a_manifest_is_itself_and_three_indexes_are_too_many() -> None:
     two = json.dumps({"manifests": [{"digest": FIRST[:-1] + "2"}]}).encode()
     assert find_manifest(two, fetch, where="x") == b'{"layers": []}'
     assert [digest[-1] for digest in asked] == ["2", "1"]
+    with pytest.raises(BuildError, match=r"^x: there is no image for linux/amd64$"):
+        find_manifest(b'{"manifests": []}', fetch, where="x")
     three = json.dumps({"manifests": [{"digest": FIRST[:-1] + "3"}]}).encode()
     with pytest.raises(BuildError, match=r"^x: its indexes name each other$"):
         find_manifest(three, fetch, where="x")
