@@ -103,6 +103,13 @@ def test_a_file_that_changed_its_length_is_an_error(tmp_path: Path, change: byte
         make_weights_layer([file])
 
 
+def test_a_file_that_is_empty_no_more_is_an_error(tmp_path: Path) -> None:
+    file = place(tmp_path, "a", b"")
+    file.source.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"a has 1 bytes in the store, 0 were expected$"):
+        make_weights_layer([file])
+
+
 def test_two_files_at_one_path_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^two files have the same path in the image$"):
         make_weights_layer([place(tmp_path / "1", "a", b"x"), place(tmp_path / "2", "a", b"y")])
