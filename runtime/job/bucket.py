@@ -268,7 +268,8 @@ def _run_by(deadline: float, call: Callable[[Any], object], arguments: Sequence[
     for each in threads:
         each.start()
     for each in threads:
-        each.join(max(0.0, deadline - clock.now()))
+        while each.is_alive() and (left_s := deadline - clock.now()) > 0:
+            each.join(min(1.0, left_s))
     if errors:
         raise errors[0]
     if len(done) < len(arguments):

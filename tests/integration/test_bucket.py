@@ -264,18 +264,27 @@ def answering(answer: bytes | None) -> Iterator[str]:
         with contextlib.suppress(OSError):
             head = b""
             while b"\r\n\r\n" not in head:
-                head += connection.recv(65536)
+                received = connection.recv(65536)
+                if not received:
+                    return
+                head += received
             # 100-continue: nobody sends the picture after a final answer.
             connection.sendall(answer or b"")
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):
                 pass
 
-    threading.Thread(target=serve, daemon=True).start()
+    serving = threading.Thread(target=serve, daemon=True)
+    serving.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
+        # A thread that waits in a closed socket, and is stopped and goes on, waits in the next one of its number.
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
         for each in (*connections, listener):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
             each.close()
 
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -184,6 +185,21 @@ def test_a_call_that_does_not_end_is_left_behind() -> None:
     assert done == []
     module._run_by(time.monotonic() + 60, done.append, list(range(9)))
     assert sorted(done) == list(range(9))
+
+
+def test_time_in_which_the_worker_was_frozen_is_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Its own clock has stood since; for the rest of the world more has passed than was allowed.
+    monkeypatch.setattr(module, "clock", SimpleNamespace(now=lambda: 10.0))
+    done: list[int] = []
+
+    def send(number: int) -> None:
+        time.sleep(0.3)
+        done.append(number)
+
+    module._run_by(10.1, send, [1])
+    assert done == [1]
 
 
 def test_the_first_error_is_raised() -> None:
