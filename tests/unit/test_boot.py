@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import py_compile
+import sqlite3
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -377,13 +378,12 @@ def test_hashes_of_baked_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7"
     assert Upstream.sha256_from_cache(str(path), "lora/lora", True) == data
     assert Upstream.sha256_from_cache("/other", "x") == "upstream x False"
-    read_only = SimpleNamespace(
-        cached_data_for_file=None, make_cache=lambda _: Path("/proc/x").mkdir()
-    )
-    hashes._read_directly(read_only, known)
-    cache = read_only.make_cache("hashes")
-    assert bool(cache)
-    cache["x"] = {"mtime": 1}
-    assert cache.get("x") == {"mtime": 1}
+    for make in (lambda _: Path("/proc/x").mkdir(), lambda _: sqlite3.connect("/proc/x/y")):
+        unwritable = SimpleNamespace(cached_data_for_file=None, make_cache=make)
+        hashes._read_directly(unwritable, known)
+        cache = unwritable.make_cache("hashes")
+        assert bool(cache)
+        cache["x"] = {"mtime": 1}
+        assert cache.get("x") == {"mtime": 1}
     os.utime(path, (WEIGHTS_MTIME + 5, WEIGHTS_MTIME + 5))
     assert Upstream.sha256_from_cache(str(path), "lora/lora") == "upstream lora/lora False"

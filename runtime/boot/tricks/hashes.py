@@ -102,7 +102,7 @@ def _read_directly(cache: Any, known: Known) -> None:
     def make_cache(subsection: str) -> Any:
         try:
             return make_in_file(subsection)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001  # no folder, or a database that is another user's
             log(f"the webui's cache {subsection} is kept in memory: {error!r}")
             return _InMemory()
 
