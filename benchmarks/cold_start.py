@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -119,6 +120,7 @@ def make_parser(text: str | None, *, has_worker: bool = False) -> argparse.Argum
     parser.add_argument("--port", type=int, default=3977)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--attention", choices=tuple(ATTENTION), default="sdp")
+    parser.add_argument("--webui-args", default="", help="more flags of the webui, in every start")
     parser.add_argument("--start-timeout", type=float, default=900.0, help="of one start, s")
     parser.add_argument("--cache", default="cold,warm")
     parser.add_argument(
@@ -204,6 +206,7 @@ class Bench:
             size_bytes=self.checkpoint.stat().st_size,
         )
         flags = [*OFFICIAL_FLAGS, *ATTENTION[self.options.attention]]
+        flags += shlex.split(self.options.webui_args)
         webui = Webui(
             name="stable-diffusion-webui",
             version="1.9.3",
