@@ -25,6 +25,8 @@ CAUGHT = {"killed", "timeout"}
 """What a fault is called that the tests noticed; of `survived` and `no tests` they did not."""
 BESIDE = {"test_keys", "test_package", "test_published", "test_architecture"}
 """Unit tests that look at the tree's files, which in the copy are others."""
+Change = tuple[list[str], list[str]]
+"""Lines of a function, as it is and with a fault."""
 KEEPS_ITS_DECORATORS = ("overload", "staticmethod", "classmethod", ".setter", ".register")
 
 
@@ -64,8 +66,8 @@ def concerned(package: str, folder: Path) -> list[str]:
     return [str(each.relative_to(folder)) for each in found]
 
 
-def copy_tree(package: str, folder: Path) -> dict[str, str]:
-    """What git knows of the checkout, with all mutants in the package; what each of them changes, by its name."""
+def copy_tree(package: str, folder: Path) -> dict[str, Change]:
+    """What git knows of the checkout, with all mutants in the package; by the name of each, its function before and after."""
     shutil.rmtree(folder, ignore_errors=True)
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -90,14 +92,11 @@ def copy_tree(package: str, folder: Path) -> dict[str, str]:
         lines = mutated.code.splitlines()
         spans = mutated.line_span_by_function_name
         for name in mutated.mutant_names:
-            spans_of_both = spans[f"{name.partition('__mutmut_')[0]}__mutmut_orig"], spans[name]
-            sources = [lines[each.start - 1 : each.end] for each in spans_of_both]
-            differing = [
-                line
-                for line in difflib.ndiff(*sources)
-                if line[:1] in {"-", "+"} and "__mutmut_" not in line
-            ]
-            changes[get_mutant_name(module, name)] = "\n".join(differing)
+            original = f"{name.partition('__mutmut_')[0]}__mutmut_orig"
+            before, after = (
+                lines[each.start - 1 : each.end] for each in (spans[original], spans[name])
+            )
+            changes[get_mutant_name(module, name)] = before, after
     return changes
 
 
@@ -128,7 +127,7 @@ def run(
     return found
 
 
-def show(tried: dict[str, str], changes: dict[str, str]) -> None:
+def show(tried: dict[str, str], changes: dict[str, Change]) -> None:
     """A row for each module, what those change that nobody noticed, and the share of those that were."""
     modules: dict[str, Counter[str]] = {}
     for name, status in tried.items():
@@ -138,7 +137,10 @@ def show(tried: dict[str, str], changes: dict[str, str]) -> None:
         print(f"{module}: {killed} of {counts.total()} ({killed / counts.total():.0%})")
     for name, status in sorted(tried.items()):
         if status not in CAUGHT:
-            print(f"{status}: {name}\n{changes[name]}")
+            print(f"{status}: {name}")
+            for line in difflib.ndiff(*changes[name]):
+                if line[:1] in {"-", "+"} and "__mutmut_" not in line:
+                    print(line)
     killed = sum(status in CAUGHT for status in tried.values())
     print(f"{killed} of {len(tried)} were noticed: {100 * killed / len(tried):.1f} %")
 
