@@ -32,7 +32,7 @@ class Programs:
     def install(self) -> tuple[int, list[str]]:
         calls = self.folder / "calls"
         calls.write_text("")
-        command = [SCRIPT, "bin", "environment", "lock.txt"]
+        command = [str(SCRIPT), "bin", "environment", "lock.txt"]
         ended = subprocess.run(command, cwd=self.folder, check=False)
         return ended.returncode, calls.read_text().splitlines()
 
