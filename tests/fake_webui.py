@@ -42,7 +42,9 @@ class FakeWebui:
         self.interrupted = threading.Event()
         self.asked = threading.Event()
         """Set by each question for the progress."""
-        self.state: dict[str, Any] = {"sampling_step": 0, "sampling_steps": 20, "job_no": 0}
+        self.state: dict[str, Any] = {
+            "job": "scripts_txt2img", "job_no": 0, "sampling_step": 0, "sampling_steps": 20,
+        }  # fmt: skip
         self.preview: str | None = None
         self.fails_to_start = False
         self.missing_models = 0

@@ -158,9 +158,9 @@ class Generator:
             except WebuiError:
                 continue
             watch.heard_at = clock.now()
-            state = progress.get("state") or {}
-            watch.began_drawing |= bool(state.get("sampling_step") or state.get("job_no"))
-            on_progress(progress)
+            if (state := progress.get("state") or {}).get("job"):  # else it shows the last job's
+                watch.began_drawing |= bool(state.get("sampling_step") or state.get("job_no"))
+                on_progress(progress)
 
     async def _check_time(
         self, call: asyncio.Future[dict[str, Any]], watch: _Watch, deadline: float

@@ -477,6 +477,15 @@ def test_one_that_dies_before_it_drew_is_started_again_and_the_job_goes_on() -> 
     assert (webui.starts, bench.refreshed) == (2, 0)
 
 
+def test_the_last_jobs_steps_are_not_those_of_one_that_waits() -> None:
+    webui = FakeWebui()
+    webui.state["job"] = ""
+    webui.script = [webui.dies(drawing=True)]
+    bench = Bench(webui, progress_s=0.01)
+    assert bench.run()["bakery"]["attempts"] == 2
+    assert (webui.starts, bench.refreshed, bench.reports) == (2, 0, [])
+
+
 def test_one_that_dies_while_it_draws_ends_the_job_and_the_worker() -> None:
     webui = FakeWebui()
     webui.script = [webui.dies(drawing=True)]
