@@ -125,8 +125,8 @@ def describe(item: object) -> str:
     if isinstance(item, str):
         return f"the string {cut(item)!r}"
     if isinstance(item, (int, float)):
-        is_huge = isinstance(item, int) and abs(item) > 10**15
-        return "a number beyond 10^15" if is_huge else str(item)
+        is_huge = isinstance(item, int) and abs(item) > 10**20
+        return "a number beyond 10^20" if is_huge else str(item)
     return "a list" if isinstance(item, list) else "an object"
 
 

@@ -267,7 +267,7 @@ def test_seeds_that_torch_takes(seed: Any) -> None:
         (
             {"seed": 2**64},
             "seed",
-            "must be at most 18446744073709551615, not a number beyond 10^15",
+            "must be at most 18446744073709551615, not 18446744073709551616",
         ),
         (
             {"seed": 2**64 - 1, "batch_size": 2},
