@@ -1,7 +1,8 @@
 """Random drawings with captions: what the demo's model learns from.
 
 A drawing is not made as a picture but as the model's latent (`demo.webui.decoder` says what its
-channels mean), 16 x 16 cells of: how far the edge of the shape is, the fill's colour, the ground's colour.
+channels mean), 16 x 16 cells of: six fields, the fill's colour, the ground's colour. Each field is a conic
+(a line, a strip, an ellipse): few cells hold it exactly, and where two cross, a corner is sharp.
 """
 
 from __future__ import annotations
@@ -12,9 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.webui.decoder import EDGE_WIDTH, LATENT_CHANNELS, LATENT_SIZE
+from demo.webui.decoder import FIELD_WIDTH, FIELDS, LATENT_CHANNELS, LATENT_SIZE
 
 Array = NDArray[Any]
+
+_AXIS = (np.arange(LATENT_SIZE, dtype=np.float32) + 0.5) / LATENT_SIZE - 0.5
+_Y, _X = (each.reshape(-1) for each in np.meshgrid(_AXIS, _AXIS, indexing="ij"))
+TERMS = np.stack([np.ones_like(_X), _X, _Y, _X * _X, _X * _Y, _Y * _Y])
+"""(6, cells): what a conic is a sum of, at each cell."""
+_OUTLINE = 0.035
+"""Half the width of an outline, as a fraction of the picture's side."""
 
 COLOURS = {
     "red": (0.87, 0.12, 0.13),
@@ -59,19 +67,32 @@ class Drawing:
     """Radians; a small tilt, as of a hand."""
 
 
+def conics(drawing: Drawing) -> Array:
+    """The fields of a drawing as what they are made of: (FIELDS, 6), coefficients of `TERMS`."""
+    own = np.array(_CONICS[drawing.shape](drawing.radius))
+    q = _moved(own, centre=drawing.centre, angle=drawing.angle)
+    terms = [q[:, 2, 2], 2 * q[:, 0, 2], 2 * q[:, 1, 2], q[:, 0, 0], 2 * q[:, 0, 1], q[:, 1, 1]]
+    return np.stack(terms, axis=1).astype(np.float32)
+
+
+def draw_fields(coefficients: Array, *, outline: bool = False) -> Array:
+    """Cells' values of (..., FIELDS, 6) coefficients: (..., cells, FIELDS), within -1 and 1."""
+    fields = np.swapaxes(coefficients @ TERMS, -1, -2)
+    if outline:
+        whole = np.partition(fields, FIELDS - 2, axis=-1)[..., FIELDS - 2, None]
+        sides = np.repeat(np.array([1, -1], np.float32), FIELDS // 2)
+        fields = whole * sides - np.float32(_OUTLINE)
+    drawn: Array = np.tanh(fields / np.float32(FIELD_WIDTH))
+    return drawn
+
+
 def draw_latent(drawing: Drawing, *, outline: bool = False) -> Array:
     """The latent of a drawing, (LATENT_SIZE, LATENT_SIZE, LATENT_CHANNELS), values within -1 and 1."""
-    axis = (np.arange(LATENT_SIZE, dtype=np.float32) + 0.5) / LATENT_SIZE - 0.5
-    x = axis[None, :] - np.float32(drawing.centre[0])
-    y = axis[:, None] - np.float32(drawing.centre[1])
-    cos, sin = np.cos(drawing.angle), np.sin(drawing.angle)
-    distance = _DISTANCES[drawing.shape](x * cos + y * sin, y * cos - x * sin, drawing.radius)
-    if outline:
-        distance = np.abs(distance) - 0.05
+    fields = draw_fields(conics(drawing), outline=outline)
     latent = np.empty((LATENT_SIZE, LATENT_SIZE, LATENT_CHANNELS), np.float32)
-    latent[..., 0] = np.tanh(distance / EDGE_WIDTH)
-    latent[..., 1:4] = np.array(drawing.fill) * 2 - 1
-    latent[..., 4:7] = np.array(drawing.ground) * 2 - 1
+    latent[..., :FIELDS] = fields.reshape(LATENT_SIZE, LATENT_SIZE, FIELDS)
+    latent[..., FIELDS : FIELDS + 3] = np.array(drawing.fill) * 2 - 1
+    latent[..., FIELDS + 3 :] = np.array(drawing.ground) * 2 - 1
     return latent
 
 
@@ -82,8 +103,8 @@ def random_drawing(random: np.random.Generator) -> tuple[Drawing, str]:
     fill_name = str(random.choice(names))
     ground_name = str(random.choice([name for name in names if name != fill_name]))
     fill_shade, ground_shade = str(random.choice(SHADES)), str(random.choice(SHADES))
-    size = str(random.choice(["", "", "", "small", "large"]))
-    place = str(random.choice(list(PLACES))) if random.random() < 0.4 and size != "large" else ""
+    size = str(random.choice(["", "", "small", "large"]))
+    place = str(random.choice(list(PLACES))) if random.random() < 0.5 and size != "large" else ""
     radius = float(random.uniform(*SIZES[size]))
     room = max(0.0, 0.46 - radius * 1.2)
     dx, dy = (float(np.clip(way, -room, room)) for way in PLACES[place])
@@ -155,65 +176,91 @@ def _caption(
     return ", ".join(part for part in parts if part)
 
 
-def _circle(x: Array, y: Array, r: float) -> Array:
-    return np.hypot(x, y) - r
+def _line(nx: float, ny: float, offset: float) -> Array:
+    """nx·x + ny·y - offset: negative on one side of a line; (nx, ny) is its unit normal."""
+    return np.array([[0, 0, nx / 2], [0, 0, ny / 2], [nx / 2, ny / 2, -offset]])
 
 
-def _square(x: Array, y: Array, r: float) -> Array:
-    distance: Array = np.maximum(np.abs(x), np.abs(y)) - r * 0.9
-    return distance
+def _ellipse(*, centre: tuple[float, float], along: float, across: float, angle: float) -> Array:
+    """An ellipse of two half axes; with slope 1 at the ends of the shorter one."""
+    turned = _moved(np.diag([1 / along**2, 1 / across**2, -1]), centre=centre, angle=angle)
+    return turned * min(along, across) / 2
 
 
-def _triangle(x: Array, y: Array, r: float) -> Array:
-    y = y - r * 0.22
-    return np.maximum(0.866 * np.abs(x) - 0.5 * y, y) - r * 0.62
+def _disc(r: float) -> Array:
+    return _ellipse(centre=(0, 0), along=r, across=r, angle=0)
 
 
-def _diamond(x: Array, y: Array, r: float) -> Array:
-    distance: Array = (np.abs(x) * 1.25 + np.abs(y) - r * 1.2) / 1.6
-    return distance
+def _strip(nx: float, ny: float, half: float) -> Array:
+    """Between two parallel lines, `half` from the centre on both sides; with slope 1 at them."""
+    normal = np.array([nx, ny, 0])
+    return (np.outer(normal, normal) - np.diag([0, 0, half**2])) / (2 * half)
 
 
-def _star(x: Array, y: Array, r: float) -> Array:
-    """Five points: in each fifth of the turn, the distance to the line from a tip to an inner corner."""
-    r = r * 1.25
-    turn = np.arctan2(x, -y)
-    fifth = 2 * np.pi / 5
-    folded = np.abs((turn + fifth / 2) % fifth - fifth / 2)
-    length = np.hypot(x, y)
-    px, py = length * np.cos(folded), length * np.sin(folded)
-    inner = r * 0.46
-    corner_x, corner_y = inner * np.cos(fifth / 2), inner * np.sin(fifth / 2)
-    edge_x, edge_y = corner_x - r, corner_y
-    norm = np.hypot(edge_x, edge_y)
-    distance: Array = ((px - r) * edge_y - py * edge_x) / norm
-    return distance
+def _moved(conic: Array, *, centre: tuple[float, float], angle: float) -> Array:
+    """Conics (..., 3, 3) of their own coordinates, turned and then put at `centre`."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    x, y = centre
+    back = np.array([[cos, sin, -x * cos - y * sin], [-sin, cos, x * sin - y * cos], [0, 0, 1]])
+    moved: Array = back.T @ conic @ back
+    return moved
 
 
-def _heart(x: Array, y: Array, r: float) -> Array:
-    """Two discs over a tilted square."""
-    r = r * 1.05
-    x = np.abs(x)
-    y = y + r * 0.12
-    lobe = np.hypot(x - r * 0.44, y + r * 0.3) - r * 0.56
-    tip = np.maximum((x + y - r * 0.93) * 0.7071, -(y + r * 0.35))
-    tip = np.maximum(tip, x - r)
-    distance: Array = np.minimum(lobe, tip)
-    return distance
+def _circle(r: float) -> list[Array]:
+    return [_disc(r)] * 6
 
 
-def _ring(x: Array, y: Array, r: float) -> Array:
-    return np.abs(np.hypot(x, y) - r) - r * 0.32
+def _square(r: float) -> list[Array]:
+    return [_strip(1, 0, r * 0.9)] * 3 + [_strip(0, 1, r * 0.9)] * 3
 
 
-def _cross(x: Array, y: Array, r: float) -> Array:
-    x, y = np.abs(x), np.abs(y)
-    arm = r * 0.36
-    distance: Array = np.minimum(np.maximum(x - r, y - arm), np.maximum(y - r, x - arm))
-    return distance
+def _triangle(r: float) -> list[Array]:
+    """Three equal sides."""
+    slope = 3**0.5 / 2
+    sides = [_line(0, 1, r * 0.84), _line(slope, -0.5, r * 0.51), _line(-slope, -0.5, r * 0.51)]
+    return [side for side in sides for _ in range(2)]
 
 
-_DISTANCES = {
+def _diamond(r: float) -> list[Array]:
+    """Taller than wide."""
+    nx, ny = 1.25 / 1.6, 1 / 1.6
+    norm = float(np.hypot(nx, ny))
+    half = r * 0.75 / norm
+    return [_strip(nx / norm, ny / norm, half)] * 3 + [_strip(nx / norm, -ny / norm, half)] * 3
+
+
+def _star(r: float) -> list[Array]:
+    """Five lines: inside the pentagram at most one of them has its outer side."""
+    turns = np.arange(5) * 2 * np.pi / 5
+    # From the centre to each line of a pentagram whose tips are 1 away: cos(2π/5).
+    offset = r * 1.25 * float(np.cos(2 * np.pi / 5))
+    sides = [_line(float(np.sin(turn)), -float(np.cos(turn)), offset) for turn in turns]
+    return [*sides, _line(0, 0, 1)]
+
+
+def _heart(r: float) -> list[Array]:
+    """Two leaning ellipses, and two lines that meet in the tip."""
+    halves = [
+        _ellipse(
+            centre=(side * r * 0.24, r * 0.08), along=r * 1.25, across=r * 0.66, angle=side * 2.15
+        )
+        for side in (-1, 1)
+    ]
+    flanks = [_line(side * 0.74, 0.6726, r * 0.74) for side in (-1, 1)]
+    return [*halves, *flanks, *flanks]
+
+
+def _ring(r: float) -> list[Array]:
+    return [_disc(r * 1.15)] * 3 + [-_disc(r * 0.62)] * 3
+
+
+def _cross(r: float) -> list[Array]:
+    """In a square, and in at least one of two beams."""
+    square = [_strip(1, 0, r), _strip(0, 1, r)]
+    return [_strip(1, 0, r * 0.36), _strip(0, 1, r * 0.36), *square, *square]
+
+
+_CONICS = {
     "circle": _circle,
     "square": _square,
     "triangle": _triangle,

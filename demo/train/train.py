@@ -2,7 +2,7 @@
 
 Run from the repository's root, in an environment of demo/train/requirements.txt:
 
-    python -m demo.train.train                # 13 minutes of one core: the checkpoint, then the LoRA
+    python -m demo.train.train                # 21 minutes of one core: the checkpoint, then the LoRA
     python -m demo.train.train --lora-only    # only the LoRA, on the checkpoint that is there
 """
 
@@ -20,8 +20,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from demo.train.drawings import COLOURS, SHAPES, draw_latent, random_drawing
-from demo.train.network import SIGMA_DATA, Denoiser
+from demo.train.drawings import COLOURS, SHAPES, conics, draw_fields, random_drawing
+from demo.train.network import (
+    COLOUR_VALUES,
+    COMPONENTS,
+    LATENT_CELLS,
+    SIGMA_DATA,
+    Basis,
+    Denoiser,
+)
+from demo.webui.decoder import FIELDS
 from demo.webui.text import MAX_TOKENS, PADDING, START, tokenise
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
@@ -30,7 +38,8 @@ BATCH = 128
 LORA_RANK = 32
 DROP_CAPTION = 0.12
 """How often a caption is left out, for classifier-free guidance."""
-
+_FIELDS_SHARE = 0.7
+"""Of the loss; the colours, the same in every cell, are the easier half."""
 VOCABULARY = [
     PADDING,
     START,
@@ -59,10 +68,10 @@ VOCABULARY = [
 
 @dataclass(frozen=True, kw_only=True)
 class Drawings:
-    """Drawings made beforehand, in the little room that they need."""
+    """Drawings made beforehand."""
 
-    distances: Tensor
-    """(count, 256)"""
+    fields: Tensor
+    """(count, cells, FIELDS)"""
     colours: Tensor
     """(count, 6): the fill's and the ground's"""
     tokens: Tensor
@@ -71,29 +80,42 @@ class Drawings:
     @classmethod
     def make(cls, count: int, *, seed: int, outline: bool = False) -> Drawings:
         random = np.random.default_rng(seed)
-        distances, colours = np.empty((count, 256), np.float32), np.empty((count, 6), np.float32)
+        shapes, colours = np.empty((count, FIELDS, 6), np.float32), np.empty((count, 6), np.float32)
         tokens = np.zeros((count, MAX_TOKENS), np.int64)
         for row in range(count):
             drawing, caption = random_drawing(random)
-            latent = draw_latent(drawing, outline=outline)
-            distances[row], colours[row] = latent[..., 0].reshape(-1), latent[0, 0, 1:]
+            shapes[row] = conics(drawing)
+            colours[row] = np.array([*drawing.fill, *drawing.ground]) * 2 - 1
             numbers = tokenise(caption, VOCABULARY)
             tokens[row, : len(numbers)] = numbers
-        arrays = (torch.from_numpy(each) for each in (distances, colours, tokens))
-        return cls(**dict(zip(("distances", "colours", "tokens"), arrays, strict=True)))
+        arrays = (
+            torch.from_numpy(each)
+            for each in (draw_fields(shapes, outline=outline), colours, tokens)
+        )
+        return cls(**dict(zip(("fields", "colours", "tokens"), arrays, strict=True)))
 
-    def latents(self, rows: Tensor) -> Tensor:
-        """(count, 1792)"""
-        colours = self.colours[rows, None].expand(-1, 256, -1)
-        return torch.cat([self.distances[rows, :, None], colours], dim=2).flatten(1)
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What is learnt from."""
+
+    clean: Tensor
+    """(count, COMPONENTS)"""
+    tokens: Tensor
+    """(count, MAX_TOKENS)"""
 
     def batch(self, random: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents (BATCH, 1792) and word numbers, some captions left out."""
+        """Clean coordinates (BATCH, COMPONENTS) and word numbers, some captions left out."""
         rows = torch.randint(len(self.tokens), (BATCH,), generator=random)
-        latents = self.latents(rows)
         tokens = self.tokens[rows].clone()
         tokens[torch.rand(BATCH, generator=random) < DROP_CAPTION, 1:] = 0
-        return latents, tokens
+        return self.clean[rows], tokens
+
+
+def examples(drawings: Drawings, basis: Basis) -> Examples:
+    return Examples(
+        clean=basis.coordinates(drawings.fields, drawings.colours), tokens=drawings.tokens
+    )
 
 
 def loss_of(model: nn.Module, clean: Tensor, tokens: Tensor, random: torch.Generator) -> Tensor:
@@ -103,12 +125,13 @@ def loss_of(model: nn.Module, clean: Tensor, tokens: Tensor, random: torch.Gener
     noisy = clean + torch.randn(clean.shape, generator=random) * s
     weight = ((s.square() + SIGMA_DATA**2) / (s * SIGMA_DATA).square()).clamp(max=100)
     error: Tensor = (model(noisy, sigma, tokens) - clean).square() * weight
-    # The distance is one channel of seven, and what makes the shape.
-    shares = torch.tensor([3.0, 1, 1, 1, 1, 1, 1]) / 9
-    return (error.unflatten(1, (-1, 7)).mean(dim=(0, 1)) * shares).sum()
+    colours, fields = error[:, :COLOUR_VALUES], error[:, COLOUR_VALUES:]
+    share = _FIELDS_SHARE
+    total = (colours.sum() * (1 - share) + fields.sum() * share) / len(clean)
+    return total / (LATENT_CELLS * FIELDS)
 
 
-def train(model: Denoiser, data: Drawings, *, minutes: float, rate: float) -> None:
+def train(model: Denoiser, data: Examples, *, minutes: float, rate: float) -> None:
     """Trains what is not frozen, with a warm-up and a cosine decay by the clock; leaves averaged weights."""
     parameters = [each for each in model.parameters() if each.requires_grad]
     random = torch.Generator().manual_seed(1)
@@ -129,16 +152,33 @@ def train(model: Denoiser, data: Drawings, *, minutes: float, rate: float) -> No
             for mean, parameter in zip(averaged, parameters, strict=True):
                 mean.lerp_(parameter, 1 - keep)
         recent = loss.item() if step == 1 else recent * 0.99 + loss.item() * 0.01
-        if step % 500 == 0:
+        if step % 250 == 0:
             print(f"{done:4.0%} step {step}, loss {recent:.4f}", flush=True)
     with torch.no_grad():
         for mean, parameter in zip(averaged, parameters, strict=True):
             parameter.copy_(mean)
 
 
-def save_checkpoint(model: Denoiser, path: Path) -> None:
+def in_latents(name: str, value: Tensor, basis: Basis) -> Tensor:
+    """A tensor of the checkpoint or of a LoRA: the first and the last layer are of latents, not coordinates."""
+    if name.startswith("enter") and name.endswith(("enter.weight", "lora_down.weight")):
+        return value @ basis.vectors.T
+    if name.startswith("leave") and not name.endswith(("lora_down.weight", "alpha")):
+        return basis.vectors @ value
+    return value
+
+
+def in_coordinates(name: str, value: Tensor, basis: Basis) -> Tensor:
+    """The other way, of the checkpoint."""
+    if name == "enter.weight":
+        return value @ basis.vectors
+    return basis.vectors.T @ value if name.startswith("leave") else value
+
+
+def save_checkpoint(model: Denoiser, basis: Basis, path: Path) -> None:
     tensors = {
-        f"demo.{name}": value.half().contiguous() for name, value in model.state_dict().items()
+        f"demo.{name}": in_latents(name, value, basis).half().contiguous()
+        for name, value in model.state_dict().items()
     }
     metadata = {"bakery.family": "demo", "demo.vocabulary": json.dumps(VOCABULARY)}
     save_file(tensors, path, metadata)
@@ -172,13 +212,18 @@ def add_lora(model: Denoiser) -> dict[str, LoraLayer]:
     return added
 
 
-def save_lora(added: dict[str, LoraLayer], path: Path) -> None:
+def save_lora(added: dict[str, LoraLayer], basis: Basis, path: Path) -> None:
     tensors = {}
     for name, layer in added.items():
+        parts = {
+            "lora_down.weight": layer.down.weight.detach(),
+            "lora_up.weight": layer.up.weight.detach(),
+            "alpha": torch.tensor(float(LORA_RANK)),
+        }
         key = "lora_demo_" + name.replace(".", "_")
-        tensors[f"{key}.lora_down.weight"] = layer.down.weight.detach().half().contiguous()
-        tensors[f"{key}.lora_up.weight"] = layer.up.weight.detach().half().contiguous()
-        tensors[f"{key}.alpha"] = torch.tensor(float(LORA_RANK)).half()
+        for part, value in parts.items():
+            whole = in_latents(f"{name}.{part}", value, basis)
+            tensors[f"{key}.{part}"] = whole.half().contiguous()
     metadata = {
         "bakery.family": "demo",
         "ss_network_module": "networks.lora",
@@ -191,9 +236,9 @@ def save_lora(added: dict[str, LoraLayer], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10, help="of one core, for the checkpoint")
-    parser.add_argument("--lora-minutes", type=float, default=2.5)
-    parser.add_argument("--drawings", type=int, default=40_000)
+    parser.add_argument("--minutes", type=float, default=17, help="of one core, for the checkpoint")
+    parser.add_argument("--lora-minutes", type=float, default=4)
+    parser.add_argument("--drawings", type=int, default=24_000)
     parser.add_argument("--lora-only", action="store_true")
     parser.add_argument("--output", type=Path, default=WEIGHTS)
     options = parser.parse_args()
@@ -201,20 +246,24 @@ def main() -> None:
     torch.manual_seed(0)
     checkpoint = options.output / CHECKPOINT
     checkpoint.parent.mkdir(exist_ok=True)
-    model = Denoiser(len(VOCABULARY))
+    outlines = Drawings.make(options.drawings // 3, seed=2, outline=True)
+    whole = Drawings.make(options.drawings, seed=1)
+    basis = Basis(torch.cat([whole.fields[:3000], outlines.fields[:3000]]))
+    model = Denoiser(len(VOCABULARY), COMPONENTS)
     if not options.lora_only:
-        data = Drawings.make(options.drawings, seed=1)
-        model.start_from(data.latents(torch.arange(4096)))
+        data = examples(whole, basis)
+        model.start_from(data.clean)
         train(model, data, minutes=options.minutes, rate=1.5e-3)
-        save_checkpoint(model, checkpoint)
-    saved = load_file(checkpoint)
+        save_checkpoint(model, basis, checkpoint)
+    saved = {
+        name.removeprefix("demo."): value.float() for name, value in load_file(checkpoint).items()
+    }
     model.load_state_dict(
-        {name.removeprefix("demo."): value.float() for name, value in saved.items()}
+        {name: in_coordinates(name, value, basis) for name, value in saved.items()}
     )
     added = add_lora(model)
-    data = Drawings.make(options.drawings // 3, seed=2, outline=True)
-    train(model, data, minutes=options.lora_minutes, rate=2e-3)
-    save_lora(added, options.output / LORA)
+    train(model, examples(outlines, basis), minutes=options.lora_minutes, rate=2e-3)
+    save_lora(added, basis, options.output / LORA)
 
 
 if __name__ == "__main__":

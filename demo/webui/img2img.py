@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from demo.webui.decoder import LATENT_CHANNELS, LATENT_SIZE
+from demo.webui.decoder import FIELDS, LATENT_CHANNELS, LATENT_SIZE
 
 LANCZOS = Image.Resampling.LANCZOS
 _FILL, _ORIGINAL = 0, 1
@@ -178,7 +178,8 @@ def _encode(picture: Image.Image) -> NDArray[np.float32]:
     square = picture.crop((left, top, left + side, top + side))
     cells = np.asarray(square.resize((LATENT_SIZE, LATENT_SIZE), Image.Resampling.BOX), np.float32)
     latent = np.zeros((LATENT_SIZE, LATENT_SIZE, LATENT_CHANNELS), np.float32)
-    latent[..., 1:4] = latent[..., 4:7] = (cells - 128) / 127.5
+    colours = (cells - 128) / 127.5
+    latent[..., FIELDS:] = np.concatenate([colours, colours], axis=-1)
     return latent
 
 
