@@ -4,10 +4,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 DESKTOP, PHONE = 1200, 360
 """Widths in pixels; the narrower one is that of small phones in use."""
@@ -30,6 +30,17 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
+def in_context(browser: Browser, **options: Any) -> Iterator[BrowserContext]:
+    """A profile of its own; what a page waits for may stand still for a while."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(300_000)
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+@contextmanager
 def showing(
     browser: Browser,
     url: str,
@@ -39,10 +50,9 @@ def showing(
     media: Literal["screen", "print"] = "screen",
 ) -> Iterator[Page]:
     """Opens a page; fails at the end if anything was said on its console, or raised by it."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    context.set_default_timeout(300_000)
     said: list[str] = []
-    try:
+    viewport = {"width": width, "height": 900}
+    with in_context(browser, viewport=viewport, color_scheme=scheme) as context:
         page = context.new_page()
         page.emulate_media(media=media)
         page.on("console", lambda message: said.append(message.text))
@@ -50,8 +60,6 @@ def showing(
         page.goto(url)
         yield page
         assert said == []
-    finally:
-        context.close()
 
 
 def assert_fits(page: Page) -> None:

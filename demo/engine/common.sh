@@ -43,7 +43,8 @@ retry() { # COMMAND…
 other_engine_answers() {
   local version
   command -v docker >/dev/null || return 1
-  version=$(timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null) || return 1
+  # A machine that pauses is no engine that is gone: beside one that answers late another would be started.
+  version=$(timeout 60 docker version --format '{{.Server.Version}}' 2>/dev/null) || return 1
   [[ ${version%%.*} =~ ^[0-9]+$ ]] && ((${version%%.*} >= 23)) && docker buildx version >/dev/null 2>&1
 }
 

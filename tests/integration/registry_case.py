@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -31,6 +30,7 @@ from bake.image.registry.push import PushReport, push_image
 from bake.image.registry.transport import RegistryOptions
 from runtime.retry import Retry
 from tests.integration.conftest import run
+from tests.integration.demo_case import wait_until
 
 IMAGE = "registry:2.8.3"
 QUICK = RegistryOptions(retry=Retry(attempts=4, backoff_s=0.005), parallel=2)
@@ -54,16 +54,17 @@ def running_registry(engine: Mapping[str, str]) -> Iterator[str]:
     container = started.stdout.strip()
     try:
         host = run("docker", "port", container, "5000/tcp", env=engine).stdout.split()[0]
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                if requests.get(f"http://{host}/v2/", timeout=2).ok:
-                    break
-            except requests.RequestException:
-                time.sleep(0.2)
+        wait_until(lambda: _answers(host))
         yield host
     finally:
         run("docker", "rm", "--force", "--volumes", container, env=engine)
+
+
+def _answers(host: str) -> bool:
+    try:
+        return requests.get(f"http://{host}/v2/", timeout=60).ok
+    except requests.RequestException:
+        return False
 
 
 def make_base_image(seed: int = 1) -> Image:

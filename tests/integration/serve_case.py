@@ -9,7 +9,7 @@ import requests
 from playwright.sync_api import Browser, Page, expect
 
 from bake.serve.page import Upstream, make_about, serve_page
-from tests.browser import DESKTOP
+from tests.browser import DESKTOP, in_context
 from tests.integration.worker import RunningWorker, running
 from tests.ports import free_port
 
@@ -55,16 +55,13 @@ def serving(
 @contextlib.contextmanager
 def refusing(browser: Browser, url: str) -> Iterator[Page]:
     """As `showing`, for requests that are refused: Chromium itself says that on the console."""
-    context = browser.new_context(viewport={"width": DESKTOP, "height": 900})
     raised: list[str] = []
-    try:
+    with in_context(browser, viewport={"width": DESKTOP, "height": 900}) as context:
         page = context.new_page()
         page.on("pageerror", lambda error: raised.append(str(error)))
         page.goto(url)
         yield page
         assert raised == []
-    finally:
-        context.close()
 
 
 def ready(page: Page) -> None:

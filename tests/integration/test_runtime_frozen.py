@@ -5,8 +5,9 @@ import signal
 import time
 from pathlib import Path
 
-from tests.integration.test_runtime_platform import SLOW, has_begun, is_png, start
+from tests.integration.test_runtime_platform import SLOW, begun, is_png, start
 from tests.integration.worker import SMALL, RunningWorker
+from tests.processes import stop
 from tests.standins.runpod import Platform
 
 DEADLINES = {
@@ -25,7 +26,7 @@ def freeze(worker: RunningWorker) -> None:
     """Stops the worker, waits, and lets it go on; the webui first, as a host that thaws has no order."""
     tree = [worker.pid, worker.webui_pid()]
     for pid in tree:
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
     time.sleep(FROZEN_S)
     for pid in reversed(tree):
         os.kill(pid, signal.SIGCONT)
@@ -33,8 +34,7 @@ def freeze(worker: RunningWorker) -> None:
 
 def test_a_job_and_an_idle_worker_outlive_a_freeze(tmp_path: Path) -> None:
     with Platform() as platform, start("runtime", platform, tmp_path, **DEADLINES) as worker:
-        job = platform.submit({**SLOW, "steps": 100})
-        has_begun(platform, job)
+        job = begun(platform, {**SLOW, "steps": 100})
         webui = worker.webui_pid()
         freeze(worker)
         assert is_png(platform.wait(job))

@@ -20,6 +20,7 @@ from runtime.errors import CODES
 from tests.conformance.pictures import PICTURE
 from tests.integration.worker import ROOT, SMALL, RunningWorker, running
 from tests.ports import free_port
+from tests.processes import stop
 
 SLOW = {**SMALL, "steps": 150}
 """With DEMO_FAULT=slow=400, a minute."""
@@ -218,7 +219,7 @@ def test_start_full_queue_cancelled_and_ended(tmp_path: Path) -> None:
         ]
         for each in threads:
             each.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while len(answers) < 2:
             assert time.monotonic() < end, worker.log
             time.sleep(0.01)
@@ -245,9 +246,9 @@ def test_start_full_queue_cancelled_and_ended(tmp_path: Path) -> None:
             if begun == b"event: result\n":
                 drawn.read()
         webui = worker.webui_pid()
-        os.kill(webui, signal.SIGSTOP)  # so that it does not end before the others are refused
+        stop(webui)  # so that it does not end before the others are refused
         worker.terminate()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while asked.ping("/healthy") != 503:
             assert time.monotonic() < end, worker.log
         answer, document = client.draw(SMALL)

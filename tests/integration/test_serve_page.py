@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, expect
 
 from bake.serve.page import Upstream, make_about, serve_page
 from runtime.worker import Extension, Role, Weights
-from tests.browser import DESKTOP, PHONE, assert_fits, showing
+from tests.browser import DESKTOP, PHONE, assert_fits, in_context, showing
 from tests.integration.serve_case import SMALL, Served, draw, fill, ready, refusing, serving
 
 Scheme = Literal["light", "dark"]
@@ -243,8 +243,7 @@ def test_the_policy_lets_nothing_else_run(served: Served, browser: Browser) -> N
     assert "unsafe" not in policy
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert not re.findall(r"(?:src|href)=[\"'](?:https?:)?//|url\(|@import", answer.text)
-    context = browser.new_context()
-    try:
+    with in_context(browser) as context:
         page = context.new_page()
         page.goto(served.url)
         page.evaluate(
@@ -252,8 +251,6 @@ def test_the_policy_lets_nothing_else_run(served: Served, browser: Browser) -> N
             " document.body.append(each); }"
         )
         assert page.evaluate("() => window.bad") is None
-    finally:
-        context.close()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import requests
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Request, expect
 
-from tests.browser import DESKTOP, PHONE, assert_fits, showing
+from tests.browser import DESKTOP, PHONE, assert_fits, in_context, showing
 from tests.conformance.pictures import draw as picture
 from tests.conformance.pictures import mask
 from tests.integration.serve_case import SMALL, Served, draw, fill, ready, refusing, serving
@@ -312,8 +312,8 @@ def test_a_mask_lies_on_the_picture_as_it_is_seen(served: Served, browser: Brows
 
 
 def test_a_mask_is_painted_by_touch(served: Served, browser: Browser) -> None:
-    context = browser.new_context(viewport={"width": PHONE, "height": 740}, has_touch=True)
-    try:
+    viewport = {"width": PHONE, "height": 740}
+    with in_context(browser, viewport=viewport, has_touch=True) as context:
         page = context.new_page()
         page.goto(served.url)
         ready(page)
@@ -327,8 +327,6 @@ def test_a_mask_is_painted_by_touch(served: Served, browser: Browser) -> None:
         expect(rows(page, "mask")).to_contain_text(f"64 {TIMES} 64")
         fill(page, prompt="a circle", steps="2")
         assert opened(sent(page)["mask"]).convert("L").getpixel((32, 32)) == 255
-    finally:
-        context.close()
 
 
 def test_a_painted_mask_stays_as_long_as_it_fits(served: Served, browser: Browser) -> None:

@@ -126,8 +126,13 @@ class RunningWorker:
 
     def wait_for_log(self, text: str, timeout_s: float = 120) -> None:
         end = time.monotonic() + timeout_s
-        while text not in self.log:
-            assert self.exit_code is None, self.log
+        while True:
+            has_ended = (
+                self.exit_code is not None
+            )  # before the log, which may get its last line meanwhile
+            if text in self.log:
+                return
+            assert not has_ended, self.log
             assert time.monotonic() < end, f"{text!r} did not come: {self.log}"
             time.sleep(0.05)
 

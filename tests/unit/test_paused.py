@@ -5,11 +5,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.paused import Pauser, main, processes_of
+from tests.processes import stop
 
 
 def test_children_of_children_are_found_and_nothing_else() -> None:
@@ -38,6 +40,20 @@ def test_what_a_test_has_stopped_itself_is_let_alone() -> None:
         assert pauser.stopped == [process.pid]
         pauser.go_on()
         os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+        process.kill()
+
+
+def test_who_stops_a_process_that_stands_still_waits_until_it_goes_on() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        pauser = Pauser(root=process.pid, noise=random.Random(1))
+        pauser.stop_some()
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        thread = threading.Thread(target=stop, args=(process.pid,))
+        thread.start()
+        pauser.go_on()
+        os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+        thread.join()
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # and nobody will continue it
         process.kill()
 
 
