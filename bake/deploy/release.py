@@ -76,6 +76,9 @@ class _Wait:
         job = self._client.submit(self._endpoint, request)
         try:
             while True:
+                is_late = (
+                    time.monotonic() >= deadline
+                )  # before the look, which may have stood still
                 self._look()
                 job = self._client.job(self._endpoint, job.id)
                 if job.status in _DONE:
@@ -87,7 +90,7 @@ class _Wait:
                         job = self._client.submit(self._endpoint, request)
                     else:
                         return self._result(job)
-                if time.monotonic() >= deadline:
+                if is_late:
                     raise self._error("no worker of the new release served the test job in time")
                 time.sleep(_POLL_S)
         except BaseException:
@@ -98,6 +101,7 @@ class _Wait:
         began = time.monotonic()
         failures = 0
         while True:
+            is_late = time.monotonic() >= deadline
             self._look()
             try:
                 output = self._client.draw(self._endpoint, request, read_s=_REQUEST_S)
@@ -113,7 +117,7 @@ class _Wait:
                 why, failures = "a worker of the older release may have answered", 0
             if failures == _MOST_FAILURES:
                 raise self._error(f"the test request fails: {why}")
-            if time.monotonic() >= deadline:
+            if is_late:
                 raise self._error(f"no worker of the new release served the test request in time; at last: {why}")  # fmt: skip
             time.sleep(_POLL_S)
 

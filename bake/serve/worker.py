@@ -82,10 +82,13 @@ class LocalWorker:
             VerifyError: the worker ended, or was not ready in time; with the end of its log.
         """
         end = time.monotonic() + timeout_s
-        while self.ping() != 200:
+        while True:
+            is_late = time.monotonic() > end  # before the look, which may have stood still
+            if self.ping() == 200:
+                return
             if self.has_ended:
                 raise self.failure("the worker ended before it took a job")
-            if time.monotonic() > end:
+            if is_late:
                 raise self.failure(f"the worker took no job within {timeout_s:.0f} s")
             self._ended.wait(_PING_S)
 

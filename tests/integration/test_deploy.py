@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -325,6 +326,29 @@ def test_an_endpoint_is_never_made_twice(shell: Shell, status: int) -> None:
     assert len(shell.api.endpoints) == 1
     shell.deploy()
     assert len(shell.api.endpoints) == 1
+
+
+def test_what_came_while_this_machine_stood_still_is_seen(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is over then, and nobody has looked since."""
+    looks = 0
+
+    def is_first() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks == 1
+
+    clock = SimpleNamespace(monotonic=lambda: 3600.0 * looks, sleep=lambda _: None)
+    monkeypatch.setattr(release, "time", clock)
+    shell.api.after_status = lambda job: None if is_first() else shell.api.complete(job)
+    assert "worker w1: waited" in shell.deploy(FIRST, "--timeout", "60")
+    assert looks == 2
+    shell.write(BALANCED)
+    looks = 0
+    shell.api.after_request = lambda: (504, b"", {}) if is_first() else shell.api.draw()
+    assert "worker w1: waited" in shell.deploy(SECOND, "--timeout", "60")
+    assert looks == 2
 
 
 def test_too_many_requests_made_nothing(shell: Shell) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -234,6 +235,20 @@ def test_a_manifest_that_is_shown_late_is_waited_for(monkeypatch: pytest.MonkeyP
     said = outcome(answering("get manifest", lambda: left.pop(0) if left else None), "get manifest")
     assert said == "done"
     assert not left
+
+
+def test_a_look_that_stands_still_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def late() -> Reply | None:
+        nonlocal now
+        now += 3600
+        return Reply(status=404) if now == 3600 else None
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=lambda _: None)
+    monkeypatch.setattr(pushing, "time", clock)
+    assert outcome(answering("get manifest", late), "get manifest") == "done"
+    assert now == 2 * 3600
 
 
 def test_the_answer_to_a_manifests_put_is_believed_and_another_digest_is_not() -> None:

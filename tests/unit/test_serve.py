@@ -5,15 +5,20 @@ import dataclasses
 import hashlib
 import json
 import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bake.cli.serving import make_environment
+from bake.console import Console
 from bake.errors import BakeError, ManifestError, VerifyError
 from bake.serve.job import events, make_input, read_output, read_problem
 from bake.serve.page import content_policy, make_about, make_unused, read_page
 from bake.serve.schema import make_schema
+from bake.serve.worker import LocalWorker
 from bake.settings import Settings
 from runtime.job.fields import FIELDS
 from runtime.worker import Weights
@@ -234,3 +239,24 @@ def test_what_has_no_use_in_which_request() -> None:
         ("image_format", set(unused)),
     ):
         assert {kind for kind in unused if name not in unused[kind]} == used, name
+
+
+def test_a_worker_that_got_ready_while_this_machine_stood_still_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pings, over = [204, 200], threading.Event()
+    clock = SimpleNamespace(monotonic=lambda: 3600.0 * (2 - len(pings)))
+    monkeypatch.setattr("bake.serve.worker.time", clock)
+    monkeypatch.setattr(LocalWorker, "ping", lambda _: pings.pop(0))
+
+    def logs(**_: object) -> list[bytes]:
+        over.wait(300)
+        return []
+
+    container: Any = SimpleNamespace(logs=logs, wait=lambda timeout: {"StatusCode": 0})
+    worker = LocalWorker(container, port=1, device="cpu", console=Console(quiet=True))
+    try:
+        worker.wait_until_ready(60)  # an hour has passed after the first look
+    finally:
+        over.set()
+    assert pings == []

@@ -171,6 +171,8 @@ def _read_back(
     deadline = time.monotonic() + (0 if is_proven else _SHOWN_WITHIN_S)
     pause_s = 0.1
     while True:
+        # Before the look: however long this machine stands still, what has come meanwhile is seen.
+        is_late = time.monotonic() >= deadline
         try:
             shown = registry.manifest_digest(target)
         except PushError as error:  # credentials that may push only, for one
@@ -178,7 +180,7 @@ def _read_back(
             return
         if shown == digest:
             return
-        if time.monotonic() >= deadline:
+        if is_late:
             break
         time.sleep(pause_s)
         pause_s = min(2.0, 2 * pause_s)
