@@ -8,6 +8,7 @@ from typing import Any
 
 WORDS = {
     "boot": "boot: hooks and tricks",
+    "read checkpoint": "read checkpoint",
     "prepare tensors": "prepare tensors",
     "wait for tensors": "wait for tensors",
     "gpu context": "GPU context",

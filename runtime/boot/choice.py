@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 TRICKS = {
     "weights": "weights",
+    "ahead": "ahead",
     "pack": "pack",
     "gc": "collector",
     "stack": "stack",
@@ -19,7 +20,7 @@ TRICKS = {
 Imported where it is chosen: off costs nothing."""
 
 
-HARMLESS = frozenset({"pack", "gc", "stack", "hashes"})
+HARMLESS = frozenset({"ahead", "pack", "gc", "stack", "hashes"})
 """They bring the same code and bytes sooner, or look at them less: on without a proof."""
 ON_DEVICE = frozenset({"weights", "gpu", "place"})
 """They put something on the device: a proof on another kind of device says nothing of them."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.demo_case import wait_until
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys, time
@@ -86,6 +88,22 @@ def test_the_script_runs_as_upstream_starts_it(
 def test_a_name_that_is_no_trick(webui: Path, tmp_path: Path) -> None:
     _, err = run(webui, BAKERY_BOOT="-gcc", BAKERY_TIMELINE=str(tmp_path / "t"))
     assert err.startswith("boot: BAKERY_BOOT names no trick: gcc (there are weights, ")
+
+
+def test_the_checkpoint_is_read_while_the_webui_imports(webui: Path, tmp_path: Path) -> None:
+    """On a card, where without a record of a run nothing else reads it before the webui does."""
+    checkpoint, timeline = tmp_path / "weights.safetensors", tmp_path / "timeline.jsonl"
+    checkpoint.write_bytes(os.urandom(1 << 20))
+    process = boot(
+        webui, "serve", "--ckpt", str(checkpoint), BAKERY_DEVICE="cuda", BAKERY_TIMELINE=str(timeline)
+    )  # fmt: skip
+    try:
+        wait_until(lambda: timeline.exists() and "read checkpoint" in timeline.read_text())
+    finally:
+        process.kill()
+        _, err = process.communicate(timeout=120)
+    assert err == ""
+    assert {"boot", "read checkpoint"} <= set(events(timeline))
 
 
 def test_a_model_that_does_not_load_is_an_event(webui: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_is_on_by_default_was_proven_on_that_kind_of_device() -> None:
     assert proven_on("cuda", {"cuda": []}) == set()
     assert proven_on("cpu", {"cpu": [], "cuda": ["gc"]}) == set()
     assert proven_on("cuda", {}) == set()
-    assert proven_on("cuda", None) == {"pack", "gc", "stack", "hashes"}
+    assert proven_on("cuda", None) == {"ahead", "pack", "gc", "stack", "hashes"}
     assert set(TRICKS) > HARMLESS | ON_DEVICE
 
 

@@ -7,7 +7,6 @@ As soon as torch is there, threads make of every tensor what the webui would end
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import mmap
@@ -20,6 +19,7 @@ from typing import Any
 from runtime.boot import timeline
 from runtime.boot.context import Context
 from runtime.boot.hooks import after_import
+from runtime.boot.nice import be_nice
 from runtime.boot.upload import BUFFER_BYTES, Place, Portion, make_portions, upload
 
 PIECE_BYTES = 64 << 20
@@ -40,8 +40,6 @@ TYPES = {
 }
 HALF_TYPES = ("float16", "bfloat16")
 THREADS = 2
-NICE = 10
-"""Imports are what everything waits for; threads that prepare take what they leave."""
 
 
 def install(context: Context) -> None:
@@ -306,9 +304,3 @@ def use_one_core(torch: Any) -> None:
         if "/libgomp" in path:
             ctypes.CDLL("/" + path).omp_set_num_threads(1)
             return
-
-
-def be_nice() -> None:
-    """Lets the other threads of this process go first, where Linux lets it."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
