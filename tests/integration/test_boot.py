@@ -98,12 +98,12 @@ def test_the_checkpoint_is_read_while_the_webui_imports(webui: Path, tmp_path: P
         webui, "serve", "--ckpt", str(checkpoint), BAKERY_DEVICE="cuda", BAKERY_TIMELINE=str(timeline)
     )  # fmt: skip
     try:
-        wait_until(lambda: timeline.exists() and "read checkpoint" in timeline.read_text())
+        wait_until(lambda: timeline.exists() and len(events(timeline)) == 4)
     finally:
         process.kill()
         _, err = process.communicate(timeout=120)
     assert err == ""
-    assert {"boot", "read checkpoint"} <= set(events(timeline))
+    assert set(events(timeline)) == {"boot", "read checkpoint", "model-expected", "model"}
 
 
 def test_a_model_that_does_not_load_is_an_event(webui: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return 7
 
     monkeypatch.setattr(ahead, "read_ahead", read_ahead)
-    monkeypatch.setattr(ahead.threading, "Thread", _AtOnce)
+    monkeypatch.setattr("threading.Thread", _AtOnce)
     return paths
 
 
