@@ -70,9 +70,8 @@ def test_no_engine_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_a_docker_that_names_no_context_is_the_same_error(
     does: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    command = tmp_path / "docker"
-    command.write_text(f"#!/bin/sh\n{does}\n")
-    command.chmod(0o755)
+    write_docker(tmp_path, does)
+    monkeypatch.setenv("DOCKER_CONTEXT", "rootless")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setattr("docker.utils.utils.DEFAULT_UNIX_SOCKET", f"http+unix://{tmp_path}/no.sock")
@@ -160,6 +159,64 @@ def test_an_engine_that_knows_no_old_api_is_asked_in_its_own(engine_29: None) ->
         assert engine.image_id("base") == "sha256:1"
         assert engine.labels("base") == {}
         assert engine.image_id("other") is None
+
+
+def write_docker(folder: Path, does: str) -> None:
+    """A docker command line of our own."""
+    command = folder / "docker"
+    command.write_text(f"#!/bin/sh\n{does}\n")
+    command.chmod(0o755)
+
+
+@pytest.mark.parametrize("chosen", ["by the configuration", "by a variable"])
+def test_the_engine_is_the_one_that_docker_is_set_to(
+    chosen: str, engine_29: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Rootless engines, Docker Desktop and Colima are contexts, which the SDK does not read; builds mean it too."""
+    monkeypatch.delenv("DOCKER_HOST")
+    write_docker(tmp_path, f'[ "$1 $2" = "context inspect" ] && echo unix://{tmp_path}/socket')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    other = f"http+unix://{tmp_path}/other"
+    monkeypatch.setattr("docker.utils.utils.DEFAULT_UNIX_SOCKET", other)
+    if chosen == "by a variable":
+        monkeypatch.setenv("DOCKER_CONTEXT", "rootless")
+    else:
+        monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+        (tmp_path / "config.json").write_text('{"currentContext": "rootless"}')
+    with Engine(Console(quiet=True)) as engine:
+        assert engine.image_id("base") == "sha256:1"
+        assert engine.environment["DOCKER_HOST"] == f"unix://{tmp_path}/socket"
+
+
+def test_an_engine_of_a_context_that_is_down_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another engine, which happens to answer at the default socket, is not what was meant."""
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONTEXT", "colima")
+    write_docker(tmp_path, f"echo unix://{tmp_path}/down")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(MachineError, match=f"no Docker Engine answers at unix://{tmp_path}/down"):
+        Engine(Console(quiet=True)).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("variables", "builder"),
+    [({}, "--builder default "), ({"BUILDX_BUILDER": "mine"}, "")],
+)
+def test_a_build_is_the_engines_own_and_for_the_workers_machine(
+    variables: dict[str, str], builder: str, tmp_path: Path
+) -> None:
+    """Whatever `docker buildx use` and DOCKER_DEFAULT_PLATFORM say."""
+    write_docker(tmp_path, f'echo buildx 1\necho "$@" > {tmp_path}/command')
+    environment = {
+        "PATH": f"{tmp_path}:/bin", "DOCKER_DEFAULT_PLATFORM": "linux/arm64", **variables,
+    }  # fmt: skip
+    log, console = tmp_path / "log", Console(quiet=True)
+    build_image(["."], environment=environment, log=log, console=console, what="the base")
+    command = (tmp_path / "command").read_text()
+    assert command.startswith(f"buildx build {builder}--platform linux/amd64 --progress plain")
 
 
 class InterruptedEngine:

@@ -163,7 +163,7 @@ def _build(plan: BasePlan, *, engine: Engine, console: Console, log: Path) -> st
         raise BuildError(
             f"the build ended well, but the engine has no {plan.tag}",
             where=str(log),
-            hint="`docker buildx use default` selects a builder that shares the engine's images",
+            hint="unset BUILDX_BUILDER: the engine's own builder shares its images",
         )
     return built
 

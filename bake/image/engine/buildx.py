@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bake.certificates import trusted_certificates
 from bake.console import Console
@@ -45,8 +46,8 @@ def build_image(
         MachineError: buildx is not installed.
     """
     command = [
-        "docker", "buildx", "build", "--progress", "plain", "--network", "host",
-        *build_secrets(environment), *arguments,
+        "docker", "buildx", "build", *_chosen_builder(environment), "--platform", "linux/amd64",
+        "--progress", "plain", "--network", "host", *build_secrets(environment), *arguments,
     ]  # fmt: skip
     buildx_version(environment)
     try:
@@ -56,6 +57,15 @@ def build_image(
             f"{what} failed to build:\n    " + "\n    ".join(error.last_lines),
             hint=f"{_missing_image(error.last_lines)}the whole output is in {log}",
         ) from error
+
+
+def _chosen_builder(environment: Mapping[str, str]) -> Sequence[str]:
+    """The engine's own builder, unless a variable names another one.
+
+    One in a container, which `docker buildx use` has left behind (CI's setup does), neither has the engine's images
+    nor may use the host's network.
+    """
+    return () if environment.get("BUILDX_BUILDER") else ("--builder", "default")
 
 
 def _missing_image(lines: Sequence[str]) -> str:
@@ -83,12 +93,18 @@ def docker_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _has_helpers(environment: Mapping[str, str]) -> bool:
+    config = docker_config(environment)
+    return bool(config.get("credHelpers") or config.get("credsStore"))
+
+
+def docker_config(environment: Mapping[str, str]) -> Mapping[str, Any]:
+    """The configuration of docker's command line; empty where there is none that can be read."""
     folder = environment.get("DOCKER_CONFIG") or str(Path(environment.get("HOME", "~"), ".docker"))
     try:
         config = json.loads(Path(folder, "config.json").read_bytes())
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and bool(config.get("credHelpers") or config.get("credsStore"))
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def buildx_version(environment: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from docker.models.containers import Container
 
 from bake.console import Console
 from bake.errors import BuildError, MachineError
-from bake.image.engine.buildx import build_image, docker_environment
+from bake.image.engine.buildx import build_image, docker_config, docker_environment
 from bake.process import CommandError, capture_command
 from bake.secrets import mask_secrets
 
@@ -33,7 +33,7 @@ RUN_LABEL = "bakery.run"
 _API_TIMEOUT_S = 120
 _CONTEXT_S = 60
 _INSTALL_HINT = (
-    "install Docker Engine 23 or newer with buildx and start it, or set DOCKER_HOST; "
+    "install Docker Engine 23 or newer with buildx and start it, or set DOCKER_HOST or `docker context use`; "
     "on a bare Debian machine `make engine-start` sets up a private one"
 )
 
@@ -162,24 +162,26 @@ class Engine:
         return len(left)
 
 
-def _connect(environment: Mapping[str, str]) -> docker.DockerClient:
+def _connect(environment: dict[str, str]) -> docker.DockerClient:
+    """A client of the engine that docker's command line means; `environment` names it, for builds to mean it too.
+
+    The SDK knows no contexts (github.com/docker/docker-py/issues/3146), and would take the default socket.
+    """
+    if not environment.get("DOCKER_HOST") and (host := _context_host(environment)):
+        environment["DOCKER_HOST"] = host
     try:
         return docker.from_env(timeout=_API_TIMEOUT_S, environment=dict(environment))
     except DockerException as error:
-        reason = reason_of(error)
-    host = _context_host(environment)
-    if host:
-        try:
-            return docker.DockerClient(base_url=host, timeout=_API_TIMEOUT_S, version="auto")
-        except DockerException as error:
-            reason = reason_of(error)
-    where = environment.get("DOCKER_HOST") or host or "the default socket"
-    raise MachineError(f"no Docker Engine answers at {where}: {reason}", hint=_INSTALL_HINT)
+        where = environment.get("DOCKER_HOST") or "the default socket"
+        raise MachineError(
+            f"no Docker Engine answers at {where}: {reason_of(error)}", hint=_INSTALL_HINT
+        ) from error
 
 
 def _context_host(environment: Mapping[str, str]) -> str | None:
-    """The address of the docker CLI's current context, which the SDK does not read."""
-    if environment.get("DOCKER_HOST") or not shutil.which("docker"):
+    """The address of the context that docker's command line is set to; None where that is its default."""
+    named = environment.get("DOCKER_CONTEXT") or docker_config(environment).get("currentContext")
+    if named in (None, "", "default") or not shutil.which("docker", path=environment.get("PATH")):
         return None
     try:
         shown = capture_command(
@@ -189,7 +191,7 @@ def _context_host(environment: Mapping[str, str]) -> str | None:
             most_bytes=1 << 16,
         )
     except (CommandError, TimeoutError, OverflowError, OSError):
-        return None  # what the SDK said of the default socket stands
+        return None  # what the SDK says of the default socket stands
     return shown.decode(errors="replace").strip() or None
 
 
