@@ -10,9 +10,10 @@ import requests
 
 from bake.errors import BuildError, ManifestError, PushError
 from bake.image.oci.reference import parse_reference
+from bake.image.registry.answers import error_code
 from bake.image.registry.auth import parse_challenge
 from bake.image.registry.credentials import Credentials, find_credentials
-from bake.image.registry.transport import RegistryOptions, error_code
+from bake.image.registry.transport import RegistryOptions
 from bake.settings import is_sealed
 from runtime.files.answers import retry_after_s
 

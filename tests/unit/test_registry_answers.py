@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import threading
 import time
@@ -16,12 +17,12 @@ import pytest
 import requests
 
 from bake.console import Console
-from bake.errors import BakeError
+from bake.errors import BakeError, PushError
 from bake.image.final.assemble import assemble
 from bake.image.oci.model import Image, sha256_digest
 from bake.image.oci.reference import parse_reference
 from bake.image.registry import push as pushing
-from bake.image.registry.answers import Meaning, Operation, meaning_of
+from bake.image.registry.answers import Meaning, Operation, meaning_of, refusal_of
 from bake.image.registry.push import PushReport, push_image
 from bake.image.registry.referrers import attached
 from tests.standins.registry_memory import HOST, TOKEN_HOST, MemoryRegistry, Reply
@@ -180,6 +181,7 @@ BODIES = (
     b"", b"{}", b"[]", b"null", b"[" * 50_000, b"<html>", b'{"errors":[{"code":"DENIED"}]}', b"\xff" * 100,
     b'{"token":"x\\ny"}', b'{"token":{}}', b'{"token":"t","expires_in":"never"}', b'{"errors":{"0":1}}',
     b'{"token":"\xc3\xa9"}', b'{"token":"t","expires_in":[]}', b'{"token":"t","expires_in":NaN}',
+    b'{"errors":[{"code":"DENIED","message":"quota a-token"}]}', b'{"errors":[[]]}', b'{"errors":[{}]}',
     b'{"manifests":[]}', b'{"layers":[],"config":{}}', b"{" + b" " * (17 << 20), gzip.compress(b"x" * (20 << 20)),
 )  # fmt: skip
 ERRORS = (requests.ConnectionError, requests.ReadTimeout, requests.exceptions.ChunkedEncodingError)
@@ -207,6 +209,63 @@ def random_reply(noise: random.Random) -> Reply:
         body=noise.choice(BODIES),
         error=noise.choice(ERRORS) if noise.random() < 0.05 else None,
     )
+
+
+def saying(code: str, message: str) -> bytes:
+    return json.dumps({"errors": [{"code": code, "message": message, "detail": None}]}).encode()
+
+
+IMMUTABLE = saying("TAG_INVALID", "The image tag '1' exists in 'you' that is immutable: a-token")
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "body", "words", "hint"),
+    [
+        ("open upload", 403, saying("DENIED", "permission_denied: write_package"), "may not write this package", "packages: write"),
+        ("open upload", 403, saying("DENIED", "installation not allowed to Create organization package"), "may not write this package", "Manage Actions access"),
+        ("put manifest", 400, IMMUTABLE, "lets no tag be moved", "another tag"),
+        ("put manifest", 412, saying("PRECONDITION", "'you/model:1' configured as immutable"), "lets no tag be moved", "another tag"),
+        ("close upload", 403, saying("DENIED", "Quota exceeded when processing the request"), "the quota of the place is used up", "raised"),
+        ("send piece", 403, saying("DENIED", "adding 2 GiB will exceed the configured upper limit"), "the quota of the place", "delete images"),
+        ("find blob", 403, b"", "refuses access (403)", "docker login"),
+        ("open upload", 403, saying("DENIED", "Your authorization token has expired. Reauthenticate and try again."), "the login has expired", "12 hours"),
+        ("open upload", 403, saying("DENIED", 'Permission "artifactregistry.repositories.uploadArtifacts" denied'), "may not write there", "Artifact Registry Writer"),
+        ("get token", 429, saying("TOOMANYREQUESTS", "slow down"), "answers 429", "network"),
+        ("open upload", 429, saying("TOOMANYREQUESTS", "You have reached your pull rate limit"), "answers 429 TOOMANYREQUESTS", "docker login"),
+        ("open upload", 403, saying("DENIED", "a-token correct horse"), "refuses access (403 DENIED)", "docker login"),
+        ("open upload", 403, b'{"errors": [1, {"code": 5}, null]}', "refuses access (403)", "docker login"),
+    ],
+)  # fmt: skip
+def test_what_registries_say_of_a_refusal_is_told_in_our_words(
+    operation: Operation, status: int, body: bytes, words: str, hint: str
+) -> None:
+    """As they were reported in public; what they write beside it is shown nowhere."""
+    registry = answering(operation, partial(Reply, status=status, body=body))
+    said = outcome(registry, operation)
+    what, _, remedy = said.partition("→")
+    assert words in what
+    assert hint in remedy
+
+
+def test_an_account_of_docker_hub_is_a_part_of_the_name() -> None:
+    response = requests.Response()
+    response.status_code, response._content = 401, b""
+    refusal = refusal_of(response, "https://registry-1.docker.io/v2/x/", host="docker.io")
+    assert (refusal.hint or "").endswith("docker.io/ACCOUNT/NAME")
+
+
+def test_a_tag_that_may_not_be_moved_and_need_not_be() -> None:
+    """Whoever pushes again, or lost the answer to the first time, is refused where tags are immutable."""
+    registry = MemoryRegistry()
+    image = on_a_mounted_base(registry)
+    push(image, registry)
+    registry.rule = lambda asked, _: (
+        Reply(status=400, body=IMMUTABLE) if asked == "put manifest" else None
+    )
+    assert push(image, registry).digest == image.digest
+    registry.tags["you/model:1"] = b"{}"
+    with pytest.raises(PushError, match="lets no tag be moved"):
+        push(image, registry)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

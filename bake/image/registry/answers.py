@@ -1,4 +1,4 @@
-"""What a registry's answer means: one table of (operation, status).
+"""What a registry's answer means: one table of (operation, status), and one of what registries say.
 
 Success is what distribution-spec says (github.com/opencontainers/distribution-spec, `spec.md`), and every
 other 2xx that registries send in its place, as was reported of them:
@@ -15,10 +15,16 @@ What a table cannot know is the caller's: a 401 may only ask for a token, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
 
 from bake.errors import PushError
+from bake.image.oci.reference import DOCKER_HUB
 from runtime.files.http import REDIRECTS
 from runtime.retry import TRANSIENT_STATUSES
 
@@ -83,6 +89,106 @@ _ELSE: dict[Operation, Meaning] = {
     "give up upload": "done",  # nothing depends on it: a registry forgets uploads by itself
 }
 """All other statuses; a refusal if not given."""
+
+
+class Why(NamedTuple):
+    """Of a refusal, in our words."""
+
+    what: str
+    hint: str
+
+
+_SAID: tuple[tuple[re.Pattern[str], Why], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), Why(what, hint))
+    for pattern, what, hint in (
+        (
+            r"write_package|organization package|do(?:es)? not match expected scopes",  # GHCR, tuna-os/tunaOS#642
+            "the token may not write this package",
+            "in a workflow give the job `permissions: packages: write`; a package that was first pushed by hand needs "
+            "the workflow's repository under Manage Actions access in its settings; elsewhere use a classic token "
+            "with write:packages",
+        ),
+        (
+            r"immutab",  # ECR (moby/buildkit#3776), Harbor (goharbor/harbor#18792), Docker Hub, Artifact Registry
+            "the tag is there already, and this repository lets no tag be moved to another image",
+            "write another tag into `image` of the manifest, or let the repository's tags be overwritten",
+        ),
+        (
+            r"quota|storage limit|exceed\w* the configured",  # Harbor (goharbor/harbor#8802), Quay, GitLab
+            "the quota of the place is used up",
+            "delete images there that nobody uses, or have the quota raised",
+        ),
+        (
+            r"token has expired|reauthenticate",  # ECR, aws/aws-cli#6580
+            "the login has expired",
+            "log in again; ECR's lasts 12 hours: aws ecr get-login-password | docker login --username AWS "
+            "--password-stdin REGISTRY, or its credential helper",
+        ),
+        (
+            r"uploadArtifacts",  # Artifact Registry
+            "the account may not write there",
+            "give it the role Artifact Registry Writer on the repository",
+        ),
+        (
+            r"rate limit|toomanyrequests",  # Docker Hub, docker/hub-feedback#2429
+            "its limit of requests is reached",
+            "log in (docker login), which raises it on Docker Hub, or try again in some hours",
+        ),
+    )
+)
+"""What registries say of themselves, by a piece of it: their own text may echo anything, and is never shown."""
+
+
+def why_refused(response: requests.Response) -> Why | None:
+    """What the body of a refusal means, where it is known."""
+    said = " ".join(f"{each.get('code')} {each.get('message')}" for each in _errors_of(response))
+    return next((why for pattern, why in _SAID if pattern.search(said)), None)
+
+
+def error_code(response: requests.Response) -> str:
+    """The registry's error code, such as `DENIED`; never its free text."""
+    code = str(next((each.get("code") for each in _errors_of(response)), ""))
+    return code if re.fullmatch(r"[A-Z_]{3,40}", code) else ""
+
+
+def _errors_of(response: requests.Response) -> list[Mapping[str, Any]]:
+    try:
+        errors = json.loads(response.content[:65536])["errors"]
+    except (ValueError, KeyError, TypeError, RuntimeError, requests.RequestException):
+        return []
+    return [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
+
+
+def shown_status(response: requests.Response) -> str:
+    """`403 DENIED`."""
+    return f"{response.status_code} {error_code(response)}".strip()
+
+
+def refusal_of(response: requests.Response, url: str, *, host: str) -> PushError:
+    """A refusal in words: the registry's reason where it is known, else what its status means."""
+    status, shown = response.status_code, shown_status(response)
+    where = f"{host}{urlsplit(url).path}"
+    if why := why_refused(response):
+        what = f"the registry refuses a request ({shown}): {why.what}"
+        return PushError(what, where=where, hint=why.hint)
+    if status in _REFUSED:
+        # An account's name is often another on Docker Hub than on GitHub: docker/build-push-action#223.
+        hub = f"; there names begin with that account's or an organisation's: {host}/ACCOUNT/NAME"
+        return PushError(
+            f"the registry refuses access ({shown})",
+            where=where,
+            hint=f"docker login {host}, with an account that may push there"
+            + hub * (host == DOCKER_HUB),
+        )
+    if status == 507:
+        return PushError(f"the registry's disk is full ({shown})", where=host)
+    if status == 404:
+        return PushError(
+            f"the registry knows no such place ({shown})",
+            where=where,
+            hint="check the repository's name; some registries (ECR) want it created first",
+        )
+    return Refused(f"the registry refuses a request ({shown})", where=where)
 
 
 def meaning_of(operation: Operation, status: int) -> Meaning:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -29,7 +28,13 @@ from bake.image.oci.model import (
 )
 from bake.image.oci.reference import Reference
 from bake.image.registry.address import find_scheme, is_same_origin, redirect_target
-from bake.image.registry.answers import Operation, Refused, meaning_of
+from bake.image.registry.answers import (
+    Operation,
+    meaning_of,
+    refusal_of,
+    shown_status,
+    why_refused,
+)
 from bake.image.registry.auth import Authenticator, pull_scope, push_scope
 from bake.image.registry.credentials import Credentials, find_credentials
 from bake.image.registry.transport import (
@@ -39,7 +44,6 @@ from bake.image.registry.transport import (
     Transient,
     TrustingAdapter,
     Unauthorized,
-    error_code,
     make_tls_context,
     read_body,
     tls_failure,
@@ -323,34 +327,15 @@ class RegistryClient:
                 raise Unauthorized(
                     "the registry refuses the credentials (401)",
                     had_token=bool(authorization),
-                    failure=self._refusal(response, url),
+                    failure=refusal_of(response, url, host=self.host),
                 )
         if meaning == "again":
-            shown = f"{response.status_code} {error_code(response)}".strip()
-            raise Transient(f"the registry answers {shown}", wait_s=retry_after_s(response))
+            why = why_refused(response)
+            what, wait_s = f"the registry answers {shown_status(response)}", retry_after_s(response)
+            raise Transient(what, wait_s=wait_s, hint=why and why.hint)
         if meaning in ("login", "refused"):
-            raise self._refusal(response, url)
+            raise refusal_of(response, url, host=self.host)
         return response
-
-    def _refusal(self, response: requests.Response, url: str) -> PushError:
-        status = response.status_code
-        shown = f"{status} {error_code(response)}".strip()
-        where = f"{self.host}{urlsplit(url).path}"
-        if status in (401, 403):
-            return PushError(
-                f"the registry refuses access ({shown})",
-                where=where,
-                hint=f"docker login {self.host}, with an account that may push there",
-            )
-        if status == 507:
-            return PushError(f"the registry's disk is full ({shown})", where=self.host)
-        if status == 404:
-            return PushError(
-                f"the registry knows no such place ({shown})",
-                where=where,
-                hint="check the repository's name; some registries (ECR) want it created first",
-            )
-        return Refused(f"the registry refuses a request ({shown})", where=where)
 
 
 @dataclass(frozen=True, kw_only=True)

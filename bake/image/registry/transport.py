@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import ssl
 import time
@@ -65,6 +64,7 @@ class Transient(Exception):  # noqa: N818  # not an error yet: it is tried again
         wait_s: What the registry asked to wait, if it did.
         counts: False where the next try will not be the same, such as after a new token.
         failure: What is raised if it never succeeds; made of `what` if not given.
+        hint: What to do then, where that is known.
     """
 
     def __init__(
@@ -74,12 +74,14 @@ class Transient(Exception):  # noqa: N818  # not an error yet: it is tried again
         wait_s: float | None = None,
         counts: bool = True,
         failure: PushError | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(what)
         self.what = what
         self.wait_s = wait_s
         self.counts = counts
         self.failure = failure
+        self.hint = hint
 
 
 class Unauthorized(Transient):
@@ -139,7 +141,8 @@ class Pauser:
         return PushError(
             f"{error.what}, {self._tries} times in a row",
             where=self._host,
-            hint="check the registry's name and the network; what a repeated push finds there is not sent again",
+            hint=error.hint
+            or "check the registry's name and the network; what a repeated push finds there is not sent again",
         )
 
 
@@ -181,15 +184,6 @@ def read_body(response: requests.Response, *, limit_s: float, most_bytes: int = 
     finally:
         response.close()
         response._content = bytes(body)  # what `requests` itself keeps there
-
-
-def error_code(response: requests.Response) -> str:
-    """The registry's error code, such as `DENIED`; never its free text, which may echo anything."""
-    try:
-        code = str(json.loads(response.content[:65536])["errors"][0]["code"])
-    except (ValueError, KeyError, IndexError, TypeError, RuntimeError, requests.RequestException):
-        return ""
-    return code if re.fullmatch(r"[A-Z_]{3,40}", code) else ""
 
 
 def tls_failure(host: str, error: requests.exceptions.SSLError) -> Exception:
