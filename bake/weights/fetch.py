@@ -261,7 +261,11 @@ def _explain_mismatch(
         hint = "if the lock was edited, delete it and bake lock MANIFEST; else try again later"
     elif published == pin.sha256:
         blame = "pin and source agree, so the storage or a cache on the way sends a wrong file"
-        hint = "try again later, or from another network"
+        # CivitAI has records with another file's digest: github.com/civitai/civitai/issues/426.
+        hint = (
+            "try again later, or from another network; if that does not help, the source's record is wrong: "
+            "download the file, look at it, and write file:path"
+        )
     else:
         blame = f"the source itself now says {published}: the file was replaced after it was pinned"
         hint = "bake update MANIFEST shows the difference and moves the pin"

@@ -57,7 +57,11 @@ _AIR = re.compile(
 _COMMIT = re.compile(r"[0-9A-Fa-f]{40}")
 _NUMBER = re.compile(r"\d{1,18}")
 _HF_REPO = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_HF_PAGE = re.compile(r"^/([^/]+/[^/]+)/(?:resolve|blob|raw)/(refs/[^/]+/[^/]+|[^/]+)/(.+)$")
+_HF_KINDS = ("datasets/", "spaces/")
+"""What stands before the name of a repository that is no model's; weights lie there as well."""
+_HF_PAGE = re.compile(
+    r"^/((?:datasets/|spaces/)?(?:[^/]+/)?[^/]+)/(?:resolve|blob|raw)/(refs/[^/]+/[^/]+|[^/]+)/(.+)$"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ class Source:
     model_id: int | None = None
     file_id: int | None = None
     repository: str | None = None
-    """Hugging Face `owner/name`."""
+    """Hugging Face `owner/name`; of another kind than models `datasets/owner/name` or `spaces/owner/name`."""
     revision: str | None = None
     path: str | None = None
     """The file in the repository, or the local file."""
@@ -176,17 +180,19 @@ def _civitai(
 def _parse_hf(text: str) -> Source:
     expected = "expected hf://owner/repo@revision/path/to/file.safetensors"
     text = text.partition("?")[0]  # `?download=true`, as the site's own addresses have it
-    parts = text[len("hf:") :].removeprefix("//").split("/", 2)
+    text = text[len("hf:") :].removeprefix("//")
+    kind = next((each for each in _HF_KINDS if text.startswith(each)), "")
+    parts = text.removeprefix(kind).split("/", 2)
     if len(parts) < 3 or not parts[2]:
         raise _wrong(f"the file is missing; {expected}")
     owner, name, path = parts
     name, _, revision = name.partition("@")
     if revision == "refs" and path.count("/") >= 2:  # as huggingface_hub: refs/pr/N, refs/convert/X
-        kind, number, path = path.split("/", 2)
-        revision = f"refs/{kind}/{number}"
+        of, number, path = path.split("/", 2)
+        revision = f"refs/{of}/{number}"
     if not _HF_REPO.match(f"{owner}/{name}"):
         raise _wrong(f"the text names no Hugging Face repository; {expected}")
-    return _hf(f"{owner}/{name}", unquote(revision), path)
+    return _hf(f"{kind}{owner}/{name}", unquote(revision), path)
 
 
 def _hf(repository: str, revision: str, path: str) -> Source:
@@ -221,20 +227,21 @@ def _parse_url(text: str) -> Source:
 
 
 def _parse_civitai_url(path: str, query: dict[str, list[str]]) -> Source:
+    named = query.get("fileId", [""])[0]
+    file = named if _NUMBER.fullmatch(named) else None
     match = re.match(r"^/api/download/models/(\d{1,18})/?$", path)
+    if match and file:
+        return _civitai(version=match[1], file=file)
     if match:
-        file = query.get("fileId", [""])[0]
-        if _NUMBER.fullmatch(file):
-            return _civitai(version=match[1], file=file)
         wanted = tuple((name, query[name][0]) for name in _WANTED if name in query)
         return _civitai(version=match[1], wanted=wanted)
     match = re.match(r"^/(?:api/v1/)?model-versions/(\d{1,18})/?$", path)
     if match:
-        return _civitai(version=match[1])
+        return _civitai(version=match[1], file=file)
     match = re.match(r"^/models/(\d{1,18})(?:/.*)?$", path)
     version = query.get("modelVersionId", [""])[0]
     if match and _NUMBER.fullmatch(version):
-        return _civitai(version=version, model=match[1])
+        return _civitai(version=version, file=file, model=match[1])
     if match:
         raise _wrong(
             "this page names a model, not a version; choose the version on the page, "

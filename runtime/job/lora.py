@@ -167,12 +167,9 @@ class LoraStore:
             named = request.url or request.civitai or ""
             url = resolve(named, civitai_url=self._settings.civitai_url)
         except WeightsError:
-            if request.url is None:
-                raise
-            self._asked.check_url(request.url)
-            if "/resolve/" not in request.url:
-                raise
-            url = request.url  # of a repository without an owner
+            if request.url is not None:
+                self._asked.check_url(request.url)
+            raise
         self._asked.check_url(url)
         return url
 

@@ -56,6 +56,21 @@ def test_a_branch_is_pinned_to_its_commit(case: Case) -> None:
     check_stored(path, manifest, pin)
 
 
+@pytest.mark.parametrize("kind", ["datasets", "spaces"])
+def test_weights_of_a_data_set_or_a_space(case: Case, kind: str) -> None:
+    """Embeddings above all are published there; the address is the one that the site's button copies."""
+    data = models.safetensors(models.VAE, seed=12)
+    files = {"v.safetensors": Blob(data=data)}
+    revisions = [Revision(commit=COMMIT, files=files)]
+    name = f"{kind}/a/b"
+    case.world.huggingface.add(Repository(name=name, revisions=revisions, card={"license": "mit"}))
+    address = f"https://huggingface.co/{name}/resolve/main/v.safetensors"
+    pin = pin_vae(case, address)
+    assert pin.url == address.replace("main", COMMIT)
+    assert pin.licence.name == "mit"
+    assert case.fetch(pin).read_bytes() == data
+
+
 def test_a_plain_git_file_has_no_sha256_and_is_downloaded_once(case: Case) -> None:
     data = models.safetensors(models.VAE, seed=11)
     case.world.huggingface.add(
@@ -93,6 +108,7 @@ def test_what_the_hub_can_be_asked_for_in_spite_of(case: Case, trouble: Trouble)
         ("private", "no such repository, or it is private", "HF_TOKEN"),
         ("gated", "the repository is gated", "accept them"),
         ("forbidden", "the token may not read this repository", "read access"),
+        ("disabled", "Hugging Face has disabled the repository", "copy elsewhere"),
         ("rate_long", "opens again in 290 s", "HF_TOKEN"),
         ("maintenance", "the server is in trouble", "try again later"),
         ("error", "the server is in trouble", "try again later"),

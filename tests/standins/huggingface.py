@@ -16,6 +16,7 @@ Trouble = Literal[
     "gated",
     "private",
     "forbidden",
+    "disabled",
     "rate",
     "rate_long",
     "maintenance",
@@ -23,6 +24,7 @@ Trouble = Literal[
     "renamed",
     "no_commit",
 ]
+_KINDS = ("datasets/", "spaces/")
 HF_TOKEN = "hf_goodtoken0123456789abcdef"
 
 
@@ -39,7 +41,7 @@ class Revision:
 
 @dataclass(kw_only=True)
 class Repository:
-    """A model repository; `main` is its last revision."""
+    """A repository, of models unless its name says otherwise (`datasets/a/b`); `main` is its last revision."""
 
     name: str
     revisions: list[Revision] = field(default_factory=list)
@@ -70,8 +72,9 @@ class HuggingFace:
 
     def answer(self, request: Request) -> Answer:
         parts = [unquote(part) for part in request.path.split("/") if part]
-        if parts[:2] == ["api", "models"] and len(parts) >= 4:
-            repository = self.repositories.get("/".join(parts[2:4]))
+        kind = "" if parts[:2] == ["api", "models"] else "/".join([*parts[1:2], ""])
+        if parts[:1] == ["api"] and kind in ("", *_KINDS) and len(parts) >= 4:
+            repository = self.repositories.get(kind + "/".join(parts[2:4]))
             if repository is None or repository.trouble in ("repo", "private"):
                 return _error(401, "RepoNotFound")
             if repository.trouble == "renamed":
@@ -88,8 +91,10 @@ class HuggingFace:
                     "cardData": repository.card,
                 },
             )
-        if len(parts) >= 5 and parts[2] == "resolve":
-            return self._resolve(request, "/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+        name = 3 if request.path.startswith(tuple(f"/{each}" for each in _KINDS)) else 2
+        if len(parts) >= name + 3 and parts[name] == "resolve":
+            path = "/".join(parts[name + 2 :])
+            return self._resolve(request, "/".join(parts[:name]), parts[name + 1], path)
         return html_answer(404, "404")
 
     def _resolve(self, request: Request, name: str, revision_name: str, path: str) -> Answer:
@@ -136,6 +141,9 @@ def _trouble(repository: Repository, request: Request) -> Answer | None:
         "no_commit": None,
         "repo": _error(401, ""),
         "forbidden": json_answer(403, {"error": "Forbidden"}),
+        "disabled": Answer(
+            status=403, headers={"X-Error-Message": "Access to this resource is disabled."}
+        ),
         "rate": json_answer(429, {"error": "slow down"}, RateLimit='"resolvers";r=0;t=0'),
         "rate_long": json_answer(429, {"error": "slow down"}, RateLimit='"resolvers";r=0;t=290'),
         "maintenance": html_answer(503, "We are down"),

@@ -47,6 +47,20 @@ COMMIT = "740b11ddb4d7999a37069b4c5a3f3f3aeee97644"
             f"https://huggingface.co/a/b/resolve/{COMMIT}/c/%C3%A9.safetensors",
         ),
         ("hf://a/b/x.safetensors", "https://huggingface.co/a/b/resolve/main/x.safetensors"),
+        # Weights lie in the repositories of data sets and of programs, too.
+        (
+            "https://huggingface.co/datasets/a/b/blob/main/x.safetensors",
+            "https://huggingface.co/datasets/a/b/resolve/main/x.safetensors",
+        ),
+        (
+            "hf://spaces/a/b@v1/c/x.safetensors",
+            "https://huggingface.co/spaces/a/b/resolve/v1/c/x.safetensors",
+        ),
+        # The oldest repositories have no owner.
+        (
+            "https://huggingface.co/b/resolve/main/x.safetensors",
+            "https://huggingface.co/b/resolve/main/x.safetensors",
+        ),
         ("https://a.example/x?sig=1", "https://a.example/x?sig=1"),
     ],
 )

@@ -25,7 +25,7 @@ from bake.weights.sites.civitai_records import (
 )
 from bake.weights.sources import Source
 from bake.weights.store import Store
-from runtime.files.errors import WeightsError
+from runtime.files.errors import FailureKind, WeightsError
 
 SHA256 = "0123456789ABCDEF" * 4
 FILE: dict[str, Any] = {
@@ -318,6 +318,17 @@ def test_what_is_strange_about_a_version_is_warned_of(
     answers["models/400"] = WeightsError("stalled", "no answer")
     with pytest.raises(WeightsError, match="no answer"):
         find_civitai(context, ANY)
+
+
+@pytest.mark.parametrize("kind", ["server", "page", "http", "login"])
+def test_a_model_s_record_that_is_broken_is_no_obstacle(
+    context: Context, answers: dict[str, Any], kind: FailureKind
+) -> None:
+    """Some stay so for days, while the version's own record and its file are there."""
+    answers["models/400"] = WeightsError(kind, "the server is in trouble (HTTP 500)")
+    assert find_civitai(context, ANY).licence == Licence()
+    said = "civitai:500: the server is in trouble (HTTP 500), no licence known"
+    assert warnings_of(context)[-1] == said
 
 
 @pytest.mark.parametrize(

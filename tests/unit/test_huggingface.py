@@ -100,6 +100,19 @@ def test_a_file_is_found_at_its_commit(context: Context, hub: Hub) -> None:
     assert found.licence == Licence(name="mit")
 
 
+def test_a_file_of_a_data_set_is_found_and_its_licence_too(context: Context, hub: Hub) -> None:
+    source = Source(provider="huggingface", repository="datasets/you/set", path="it.safetensors")
+    file = "https://huggingface.co/datasets/you/set/resolve/{}/it.safetensors"
+    hub.heads[file.format("main")] = hub.heads[FILE.format("main")]
+    hub.record = {"cardData": {"license": "mit"}}
+    found = find_huggingface(context, source)
+    assert hub.asked == [
+        file.format("main"), f"https://huggingface.co/api/datasets/you/set/revision/{COMMIT}",
+    ]  # fmt: skip
+    assert (found.url, found.title) == (file.format(COMMIT), "datasets/you/set")
+    assert found.licence == Licence(name="mit")
+
+
 def test_a_revision_of_the_source_is_asked_for(context: Context, hub: Hub) -> None:
     hub.heads[FILE.format("v1.0")] = 200, {
         "X-Repo-Commit": OTHER, "ETag": f'W/"{"a" * 40}"', "Content-Length": "77",

@@ -91,6 +91,7 @@ def test_what_means_the_same_on_all_of_civitai(
     assert told(explain_download(response, DOWNLOAD, token_state=unasked)) == (kind, what, hint)
 
 
+CHECK = "check the number on the model's page; if that shows it, try again in a day or two"
 ABSENT = "CivitAI knows no such model or version: it was deleted, unpublished, or never there"
 
 
@@ -99,8 +100,8 @@ ABSENT = "CivitAI knows no such model or version: it was deleted, unpublished, o
     [
         (answer(400), "http", "CivitAI does not accept the request (400)", "check the version and the file in the source"),
         (answer(404, {"error": "No File found"}), "missing", "CivitAI has the version's record, but no file of it (404)", "choose another version, or a copy of the file elsewhere"),
-        (answer(404, {"error": "No version 5"}), "missing", ABSENT, "check the number on the model's page"),
-        (answer(404, b"<html>"), "missing", ABSENT, "check the number on the model's page"),
+        (answer(404, {"error": "No version 5"}), "missing", ABSENT, CHECK),
+        (answer(404, b"<html>"), "missing", ABSENT, CHECK),
         (answer(401), "login", "CivitAI refuses the token (401)", TOKEN),
         (answer(410), "http", "the file is gone (410)", "look for a copy elsewhere"),
     ],
@@ -169,6 +170,8 @@ def test_refusals_of_a_storage(
 
 
 NO_REPOSITORY = "there is no such repository, or it is private and the token does not open it"
+DISABLED = "Hugging Face has disabled the repository: it gives out none of its files"
+ACCEPT = "accept them on its page with the token's account, and let a fine-grained token read public gated repositories"
 GATED = "the repository is gated: its conditions must be accepted first"
 RATE = "the hub's rate limit is reached (429)"
 
@@ -179,9 +182,10 @@ RATE = "the hub's rate limit is reached (429)"
         (answer(404, X_Error_Code="RepoNotFound"), "missing", NO_REPOSITORY, f"check the name; {HUB_TOKEN}"),
         (answer(404, X_Error_Code="RevisionNotFound"), "missing", "the repository has no such revision", "take a commit, branch or tag from its Files page"),
         (answer(404, X_Error_Code="EntryNotFound"), "missing", "the repository has no such file at this revision", "copy the path from its Files page"),
-        (answer(401, X_Error_Code="GatedRepo"), "gated", GATED, f"accept them on the model's page with the token's account; {HUB_TOKEN}"),
+        (answer(401, X_Error_Code="GatedRepo"), "gated", GATED, f"{ACCEPT}; {HUB_TOKEN}"),
         (answer(401), "login", "the hub does not show the repository (401): it is missing, private or gated, or the token is wrong", f"check the name; {HUB_TOKEN}"),
         (answer(403), "grant", "the token may not read this repository (403)", "give the token read access to it"),
+        (answer(403, X_Error_Message="Access to this resource is disabled."), "disabled", DISABLED, "choose another repository, or a copy elsewhere"),
         (answer(404), "http", "there is no such file (404)", "check the address"),
         (answer(429), "quota", RATE, HUB_TOKEN),
         (answer(429, Retry_After="9"), "*9s quota", f"{RATE}; it opens again in 9 s", HUB_TOKEN),

@@ -23,6 +23,10 @@ REVISION = "740b11ddb4d7999a37069b4c5a3f3f3aeee97644"
             Source(provider="civitai", model_id=1, version_id=2),
         ),
         (
+            "https://civitai.com/models/1/a-name?modelVersionId=2&fileId=3",
+            Source(provider="civitai", model_id=1, version_id=2, file_id=3),
+        ),
+        (
             "https://civitai.com/api/download/models/5?type=Model&fileId=7",
             Source(provider="civitai", version_id=5, file_id=7),
         ),
@@ -62,6 +66,24 @@ REVISION = "740b11ddb4d7999a37069b4c5a3f3f3aeee97644"
                 repository="a/b",
                 revision="refs/pr/1",
                 path="c/x.safetensors",
+            ),
+        ),
+        (
+            "https://huggingface.co/datasets/a/b/resolve/main/c/x.safetensors",
+            Source(
+                provider="huggingface",
+                repository="datasets/a/b",
+                revision="main",
+                path="c/x.safetensors",
+            ),
+        ),
+        (
+            f"hf://datasets/a/b@{REVISION}/x.safetensors",
+            Source(
+                provider="huggingface",
+                repository="datasets/a/b",
+                revision=REVISION,
+                path="x.safetensors",
             ),
         ),
         (
@@ -119,6 +141,8 @@ def test_known_forms(text: str, expected: Source) -> None:
         ("https:///x", "no host"),
         ("https://huggingface.co/a/b", "names no file"),
         ("hf://a/b", "the file is missing"),
+        ("hf://datasets/a/b", "the file is missing"),
+        ("https://huggingface.co/datasets/a/b", "names no file"),
         ("hf://a b/c/d", "no Hugging Face repository"),
         ("file:", "needs a path"),
         ("file://host/x", "absolute path"),

@@ -135,18 +135,20 @@ def _get_version(context: Context, client: Client, version_id: int) -> Version:
 
 
 def _get_licence(context: Context, client: Client, version: Version) -> Licence:
-    """Licence fields are only in the model's record; a version outlives its model's page at times."""
+    """Licence fields are only in the model's record, which may be gone, or broken for days, while its version is there.
+
+    Seen in github.com/civitai/civitai/issues/1763 and 3202; no licence known is said again at each push.
+    """
     if version.model_id is None:
         return Licence()
     url = f"{context.settings.civitai_url}/api/v1/models/{version.model_id}"
     try:
         model = get_json(client, url, explain=explain_api, backoff_s=context.settings.backoff_s)
     except WeightsError as error:
-        if error.kind != "missing":
+        if error.kind not in ("missing", "server", "page", "http", "login"):
             raise
-        context.console.warn(
-            f"civitai:{version.version_id}: its model's page is gone, no licence known"
-        )
+        why = "its model's page is gone" if error.kind == "missing" else error.what
+        context.console.warn(f"civitai:{version.version_id}: {why}, no licence known")
         return Licence()
     return parse_licence(model)
 

@@ -28,7 +28,8 @@ CONNECTIONS = 4
 """Its CDN is made for several; its own client uses more."""
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
-_RATE_LIMIT = re.compile(r"\bt=(\d+)")
+_DISABLED = "Access to this resource is disabled"
+"""Such a repository has no code of its own (huggingface_hub, `hf_raise_for_status`)."""
 GET_TOKEN = "set HF_TOKEN to a token from https://huggingface.co/settings/tokens"  # noqa: S105
 
 
@@ -124,12 +125,14 @@ def _describe(
     context: Context, client: Client, source: Source, commit: str
 ) -> tuple[Licence, str | None, str | None, str | None]:
     """Licence, title, base model and date of a repository; a hub that does not say is no obstacle."""
-    url = f"{context.settings.huggingface_url}/api/models/{source.repository}/revision/{commit}"
+    name = source.repository or ""
+    named = name if name.startswith(("datasets/", "spaces/")) else f"models/{name}"
+    url = f"{context.settings.huggingface_url}/api/{named}/revision/{commit}"
     try:
         data = get_json(client, url, explain=explain, backoff_s=context.settings.backoff_s)
     except WeightsError as error:
-        context.console.warn(f"hf://{source.repository}: no licence known ({error.what})")
-        return Licence(), source.repository, None, None
+        context.console.warn(f"hf://{name}: no licence known ({error.what})")
+        return Licence(), name, None, None
     card = data.get("cardData")
     card = card if isinstance(card, dict) else {}
     licence = card.get("license_name") if card.get("license") == "other" else card.get("license")
@@ -138,7 +141,7 @@ def _describe(
     changed = data.get("lastModified")
     return (
         Licence(name=licence if isinstance(licence, str) else None),
-        source.repository,
+        name,
         base if isinstance(base, str) else None,
         changed if isinstance(changed, str) else None,
     )
@@ -151,6 +154,8 @@ def explain(response: requests.Response, url: str) -> Exception:
     where = show_url(url)
     status = response.status_code
     code = response.headers.get("X-Error-Code", "")
+    if _DISABLED in response.headers.get("X-Error-Message", ""):
+        code = "DisabledRepo"
     if code in _BY_CODE:
         kind, what, hint = _BY_CODE[code]
         return WeightsError(kind, what, where=where, hint=hint)
@@ -195,17 +200,23 @@ _BY_CODE: dict[str, tuple[FailureKind, str, str]] = {
         "the repository has no such file at this revision",
         "copy the path from its Files page",
     ),
+    "DisabledRepo": (
+        "disabled",
+        "Hugging Face has disabled the repository: it gives out none of its files",
+        "choose another repository, or a copy elsewhere",
+    ),
     "GatedRepo": (
         "gated",
         "the repository is gated: its conditions must be accepted first",
-        "accept them on the model's page with the token's account; " + GET_TOKEN,
+        # A fine-grained token needs that besides: github.com/huggingface/huggingface_hub/issues/2844.
+        "accept them on its page with the token's account, and let a fine-grained token read public gated "
+        "repositories; " + GET_TOKEN,
     ),
 }
 
 
 def _explain_rate(response: requests.Response, where: str) -> Exception:
-    match = _RATE_LIMIT.search(response.headers.get("RateLimit", ""))
-    wait_s = float(match[1]) if match else retry_after_s(response)
+    wait_s = retry_after_s(response)
     until = f"; it opens again in {wait_s:.0f} s" if wait_s is not None else ""
     error = WeightsError(
         "quota", f"the hub's rate limit is reached (429){until}", where=where, hint=GET_TOKEN
