@@ -15,6 +15,7 @@ from runtime.files.sniff import LFS_HINT, LFS_POINTER, SNIFF_BYTES, describe, id
 from runtime.retry import TRANSIENT_STATUSES, Retry
 
 _CONTENT_RANGE = re.compile(r"^bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)$")
+_RATE_LIMIT = re.compile(r"\bt=(\d{1,9})\b")
 _PACKINGS = {"gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd", "dcb", "dcz"}
 """Of IANA's registry of content codings (EXI and pack200 are of XML and Java)."""
 ANOTHER_WAY = (
@@ -86,7 +87,10 @@ _MEANINGS = {
 
 
 def retry_after_s(response: requests.Response) -> float | None:
-    """Seconds of a `Retry-After` header, in either form; None without one."""
+    """Seconds of a `Retry-After` header, in either form, or of the hub's `RateLimit`; None without one."""
+    limit = _RATE_LIMIT.search(response.headers.get("RateLimit", ""))
+    if limit and response.status_code == 429:
+        return float(limit[1])
     text = response.headers.get("Retry-After", "").strip()
     if text.isdecimal():
         return float(text)
@@ -160,6 +164,15 @@ def page_error(found: str, url: str) -> WeightsError:
 def validator_of(response: requests.Response) -> str | None:
     """What tells versions of a file apart where no digest is known. It is no digest itself."""
     return response.headers.get("ETag") or response.headers.get("Last-Modified")
+
+
+def linked_sha256(response: requests.Response) -> str | None:
+    """The digest that Hugging Face's hub names where it sends us on; its storage may say nothing of the file."""
+    for each in response.history:
+        etag = each.headers.get("X-Linked-Etag", "").strip('"').lower()
+        if re.fullmatch(r"[0-9a-f]{64}", etag):
+            return etag
+    return None
 
 
 def content_length(response: requests.Response) -> int | None:

@@ -19,6 +19,7 @@ from runtime.files.answers import (
     RetryableError,
     content_length,
     explain_plainly,
+    linked_sha256,
     parse_content_range,
     pause_after,
     refuse_page,
@@ -83,7 +84,8 @@ def fetch_url(
     """
     part = target.with_name(target.name + ".part")
     with Client(policy, timeouts=timeouts, credentials=credentials) as client:
-        stream = _Stream(client, url, part, max_bytes, cancelled or threading.Event())
+        stopped = cancelled or threading.Event()
+        stream = _Stream(client, url, part, max_bytes, cancelled=stopped, sha256=sha256)
         try:
             with disk_errors(part):
                 file = part.open("wb", buffering=0)
@@ -91,12 +93,7 @@ def fetch_url(
                 found = stream.receive(file, retry)
                 with disk_errors(part):
                     os.fsync(file.fileno())
-            if sha256 not in (None, found):
-                raise WeightsError(
-                    "hash",
-                    f"the server sent a file with SHA256 {found}, {sha256} was expected",
-                    where=show_url(url),
-                )
+            stream.check_digest("sent", found)
             with disk_errors(part):
                 part.replace(target)
         finally:
@@ -113,7 +110,9 @@ class _Stream:
         url: str,
         part: Path,
         max_bytes: int | None,
+        *,
         cancelled: threading.Event,
+        sha256: str | None,
     ) -> None:
         self.at = 0
         """Bytes that are in the file."""
@@ -125,6 +124,9 @@ class _Stream:
         self._deadline = None if total_s is None else clock.now() + total_s
         self._location: str | None = None
         """Where the address led to; CivitAI counts each of its redirects against a quota."""
+        self._asked = sha256
+        self._linked: str | None = None
+        """What the hub says that the digest is: it judges the whole, where no ETag tells files apart."""
         self._digest = hashlib.sha256()
         self._total: int | None = None
         self._validator: str | None = None
@@ -142,6 +144,13 @@ class _Stream:
             except RetryableError as error:
                 tries = 1 if self._received > before else tries + 1
                 self._pause(pause_after(error, tries, retry))
+
+    def check_digest(self, does: str, found: str) -> None:
+        """Raises WeightsError (kind `hash`) if a file with this digest is not the one that is meant."""
+        expected = self._asked or self._linked or found
+        if found != expected:
+            what = f"the server {does} a file with SHA256 {found}, {expected} was expected"
+            raise self._wrong("hash", what)
 
     def _try(self, file: BinaryIO) -> None:
         self._check_going()
@@ -167,6 +176,12 @@ class _Stream:
             raise transport_failure(error, self._url) from None
         if response.status_code in (200, 206):
             self._location = at
+            if linked := linked_sha256(response):
+                self._linked, before = linked, self._linked
+                self.check_digest("has", linked)
+                if self.at and linked != before:
+                    response.close()
+                    self._restart("the file has changed")
             return response
         with response:
             if response.status_code == 416 and self.at:
@@ -184,6 +199,9 @@ class _Stream:
         if response.status_code == 206:
             served = parse_content_range(response.headers.get("Content-Range", ""))
             is_same = validator is not None and validator == self._validator
+            if None in (validator, self._validator):
+                # As with Hugging Face's storage: github.com/artokun/comfyui-mcp/issues/467.
+                is_same = (self._asked or self._linked) is not None
             is_next = served is not None and served.start == self.at
             if not is_same or not is_next or self._total not in (None, served and served.total):
                 self._restart("the file may have changed")

@@ -142,18 +142,20 @@ class Client:
     def open(
         self, url: str, *, headers: Mapping[str, str] | None = None
     ) -> tuple[requests.Response, str]:
-        """A streamed GET that follows redirects by hand; gives the answer and the last address.
+        """A streamed GET that follows redirects by hand; gives the answer, with its `history`, and the last address.
 
         Raises:
             WeightsError: kind `host` or `redirect`.
             requests.RequestException: the transport failed.
         """
-        at = url
+        at, passed = url, list[requests.Response]()
         for _ in range(MAX_REDIRECTS + 1):
             response = self.request(at, headers=headers, stream=True)
             if response.status_code not in REDIRECTS:
+                response.history = passed
                 return response, at
             at = self.redirected(response, at)
+            passed.append(response)
         raise WeightsError("redirect", f"more than {MAX_REDIRECTS} redirects", where=show_url(url))
 
     def redirected(self, response: requests.Response, at: str) -> str:

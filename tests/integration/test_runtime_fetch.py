@@ -16,6 +16,7 @@ from runtime.files.policy import HostPolicy
 from runtime.retry import Retry
 from tests.standins import models
 from tests.standins.http_server import Request
+from tests.standins.huggingface import HuggingFace, Repository, Revision
 from tests.standins.storage import Blob, Fault, FaultKind, Storage, always, in_turn
 
 DATA = models.safetensors(models.LORA_SDXL, seed=7, padding_bytes=600_000)
@@ -38,6 +39,7 @@ class Fetcher:
         storage.fault = in_turn()
         storage.blobs["x.safetensors"] = Blob(data=DATA)
         self.storage, self.folder = storage, folder
+        self.url = f"{storage.server.url}/plain/x.safetensors?signed=secret"
 
     def run(
         self,
@@ -50,7 +52,7 @@ class Fetcher:
     ) -> Fetched:
         # A pause of a busy machine is no stall: only the tests of stalls are impatient.
         return fetch_url(
-            f"{self.storage.server.url}/plain/x.safetensors?signed=secret",
+            self.url,
             self.folder / "x",
             policy=HostPolicy(loopback=True),
             timeouts=Timeouts(stall_s=stall_s, total_s=total_s),
@@ -109,6 +111,40 @@ def test_a_cut_is_continued_at_its_byte(fetcher: Fetcher) -> None:
     assert [each.headers.get("range") for each in fetcher.requests] == [None, "bytes=123457-"]
 
 
+@pytest.fixture
+def hub(storage: Storage, fetcher: Fetcher) -> Iterator[HuggingFace]:
+    made = HuggingFace(storage=storage)
+    revision = Revision(commit="0" * 40, files={"x.safetensors": Blob(data=DATA)})
+    made.add(Repository(name="a/b", revisions=[revision]))
+    fetcher.url = f"{made.server.url}/a/b/resolve/main/x.safetensors?signed=secret"
+    yield made
+    made.server.close()
+
+
+def test_a_hub_says_which_file_it_is_where_its_storage_does_not(
+    fetcher: Fetcher, hub: HuggingFace
+) -> None:
+    """A LoRA that breaks off again and again would else begin at its first byte each time, and never end."""
+    cuts = [Fault(kind="cut", after=60_000) for _ in range(9)]
+    fetcher.storage.fault = in_turn(*cuts)
+    assert is_right(fetcher.run())
+    ranges = [each.headers.get("range") for each in fetcher.requests]
+    assert ranges == [None, *(f"bytes={number * 60_000}-" for number in range(1, 10))]
+    assert len(hub.server.requests) == 1
+
+
+def test_a_hubs_digest_is_held_against_the_whole_file(fetcher: Fetcher, hub: HuggingFace) -> None:
+    fetcher.storage.fault = in_turn(
+        Fault(kind="cut", after=1000), Fault(kind="other_bytes", after=2000)
+    )
+    assert fetcher.fail(f"the server sent a file .*, {SHA256} was expected").kind == "hash"
+    fetcher.storage.server.requests.clear()
+    asked = "0" * 64
+    failure = fetcher.fail(f"the server has a file .* {SHA256}, {asked} was expected", sha256=asked)
+    assert failure.kind == "hash"
+    assert len(fetcher.requests) == 1  # of which no byte was read
+
+
 @pytest.mark.parametrize("second", ["other_etag", "other_length", "shifted", "whole", "no_range"])
 def test_what_cannot_be_continued_begins_again(fetcher: Fetcher, second: FaultKind) -> None:
     fetcher.storage.fault = in_turn(Fault(kind="cut", after=1000), Fault(kind=second))
@@ -139,9 +175,21 @@ def test_a_server_in_trouble_is_asked_again(fetcher: Fetcher, status: int) -> No
     assert is_right(fetcher.run())
 
 
+def test_a_limit_that_opens_soon_is_waited_for(fetcher: Fetcher) -> None:
+    """As Hugging Face's hub says it, without a Retry-After (github.com/huggingface/huggingface_hub/issues/3553)."""
+    limited = Fault(kind="status", status=429, headers=(("RateLimit", '"resolvers";r=0;t=1'),))
+    fetcher.storage.fault = in_turn(limited)
+    assert is_right(fetcher.run())
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "kind"),
-    [(404, (), "http"), (429, (), "quota"), (503, (("Retry-After", "7200"),), "server")],
+    [
+        (404, (), "http"),
+        (429, (), "quota"),
+        (429, (("RateLimit", '"resolvers";r=0;t=7200'),), "quota"),
+        (503, (("Retry-After", "7200"),), "server"),
+    ],
 )
 def test_what_does_not_pass_is_not_waited_for(
     fetcher: Fetcher, status: int, headers: tuple[tuple[str, str], ...], kind: str

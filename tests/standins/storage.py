@@ -205,11 +205,12 @@ class Storage:
         span = _parse_range(request.headers.get("range"), size)
         if kind == "no_range" or (span is not None and span[0] >= size):
             return Answer(status=416, headers={"Content-Range": f"bytes */{size}"})
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "ETag": f'"{style}-{size:x}{"-new" if kind == "other_etag" else ""}"',
-            "Last-Modified": "Sun, 02 Mar 2025 09:16:12 GMT",
-        }
+        headers = {"Content-Type": "application/octet-stream"}
+        if (
+            style != "cdn"
+        ):  # Hugging Face's names neither: github.com/artokun/comfyui-mcp/issues/467
+            headers["ETag"] = f'"{style}-{size:x}{"-new" if kind == "other_etag" else ""}"'
+            headers["Last-Modified"] = "Sun, 02 Mar 2025 09:16:12 GMT"
         if kind == "gzip":
             headers["Content-Encoding"] = "gzip"
         if span is None or kind in ("whole", "no_length", "chunked"):
