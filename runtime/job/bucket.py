@@ -157,7 +157,9 @@ class Bucket:
             link, headers=start, timeout=(_CONNECT_S, _READ_S), stream=True
         ) as answer:
             status = answer.status_code
-            if status in (400, 401, 403):
+            if status in TRANSIENT_STATUSES:
+                return  # says nothing of links; the next job's is tried
+            if status >= 300:  # whatever the refusal: RunPod's own S3 knows no links at all
                 body = answer.raw.read(4096).decode(errors="replace")
                 about = dict(re.findall(r"<(Code|Message|Region)>([^<]*)<", body))
                 meta = {"HTTPStatusCode": status}

@@ -8,6 +8,7 @@ processing.py): txt2img, img2img and extra-single-image.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -246,6 +247,7 @@ FIELDS: tuple[Field, ...] = (
     _field("upscale_first", "boolean", "neutral", "either; faces are restored after upscaling", default=False),
     _field("show_extras_results", "boolean", "neutral", "either; pictures are always sent", default=True),
     _neutral("comments", "object", "no comments go in", None, {}),
+    _neutral("hr_additional_modules", "list", "Forge has further modules, this webui none", None, [], ["Use same choices"]),
 )
 
 LORA_FIELDS: tuple[Field, ...] = (
@@ -291,6 +293,11 @@ BY_NAME: Mapping[str, Field] = {each.name: each for each in FIELDS}
 OVERRIDES: Mapping[str, Field] = {each.name: each for each in _OVERRIDES}
 """The settings that a request may override; the operator adds names with `$BAKERY_OVERRIDE_SETTINGS`."""
 
+IDLE_OVERRIDES = re.compile(
+    r"(samples|grid)_save|save_.+|outdir_.+|temp_dir|live_preview.*|show_progress.+"
+)
+"""Settings of the webui's that change nothing of a job here: what is kept, and how its own page shows progress."""
+
 PREVIEWS: Mapping[str, Any] = {
     "live_previews_enable": True,
     "show_progress_type": "Approx cheap",
@@ -302,6 +309,9 @@ SYNONYMS: Mapping[str, str] = {
     "num_inference_steps": "steps",
     "guidance_scale": "cfg_scale",
     "cfg": "cfg_scale",
+    "sampling_steps": "steps",
+    "sampling_method": "sampler_name",
+    "schedule_type": "scheduler",
     "num_images_per_prompt": "batch_size",
     "num_images": "batch_size",
     "model": "checkpoint",
@@ -314,7 +324,14 @@ SYNONYMS: Mapping[str, str] = {
     "image_url": "init_images",
     "mask_image": "mask",
     "strength": "denoising_strength",
+    "denoise": "denoising_strength",
+    "denoising": "denoising_strength",
     "hires": "enable_hr",
+    "hires_fix": "enable_hr",
+    "enable_hires": "enable_hr",
+    "hires_steps": "hr_second_pass_steps",
+    "hires_upscaler": "hr_upscaler",
+    "hires_scale": "hr_scale",
     "format": "image_format",
 }
 """Names from other tools that the webui would ignore in silence."""

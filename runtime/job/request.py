@@ -17,6 +17,7 @@ from runtime.job.fields import (
     BY_NAME,
     EMBEDDING_FIELDS,
     FIELDS,
+    IDLE_OVERRIDES,
     LORA_FIELDS,
     OVERRIDES,
     PREVIEWS,
@@ -277,6 +278,8 @@ class _Parser(Reader):
         if "hr_upscaler" in given:
             known = self._names.upscalers
             self._know("hr_upscaler", given["hr_upscaler"], known, _NO_UPSCALER)
+        if "styles" in given:  # the webui passes over an empty one
+            given["styles"] = [each for each in given["styles"] if each]
         for style in given.get("styles", ()):
             problem = f"the webui has no style {cut(style)!r}"
             self._know("styles", style, self._names.styles, problem)
@@ -349,7 +352,12 @@ class _Parser(Reader):
     def _read_overrides(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What goes into `override_settings`."""
         where = "override_settings."
-        value = given.get("override_settings", {})
+        asked = given.get("override_settings", {})
+        idle = {
+            e for e in map(str, asked) if e not in self._overrides and IDLE_OVERRIDES.fullmatch(e)
+        }
+        self._notes += [f"{where}{cut(each)}: changes nothing in a worker" for each in sorted(idle)]
+        value = {key: asked[key] for key in asked if key not in idle}
         overrides = self._read(value, self._overrides, where, "may not be overridden here")
         if "sd_model_checkpoint" in overrides:
             name = self._checkpoint(f"{where}sd_model_checkpoint", overrides["sd_model_checkpoint"])

@@ -28,6 +28,7 @@ _HOSTS = (
 From the vendors' own pages about their S3 endpoints.
 """
 _PATH_HOSTS = (
+    (r"s3api-(?P<region>[a-z0-9-]+)\.runpod\.io", ""),
     (r"storage\.yandexcloud\.net", "ru-central1"),
     (rf"(?:.+\.)?s3[.-]{_AREA}\..+", ""),
 )

@@ -55,6 +55,7 @@ def test_hosts_say_their_region_and_their_bucket(domain: str, region: str) -> No
     ("host", "region"),
     [
         ("localhost", ""),
+        ("s3api-eu-ro-1.runpod.io", "eu-ro-1"),
         ("10.0.0.7", ""),
         ("minio.example.com", ""),
         ("s3.minio1.example.com", ""),

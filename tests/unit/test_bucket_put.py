@@ -207,7 +207,7 @@ def test_an_error_in_words(client: Client, error: Exception, message: str, is_fi
     assert isinstance(error, TypeError) or detail.endswith(" with *** and ***")
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405])
 def test_a_link_that_does_not_open_is_told_as_such(
     client: Client, answers: list[Answer], status: int
 ) -> None:
@@ -234,7 +234,12 @@ def test_a_link_that_does_not_open_is_told_as_such(
 def test_only_a_refusal_says_that_links_do_not_open(client: Client, answers: list[Answer]) -> None:
     """A server that is busy says nothing of the link's signature."""
     answers[:] = [Answer(status=503)]
-    assert len(Bucket(SETTINGS).put([PNG], "job")) == 1
+    bucket = Bucket(SETTINGS)
+    assert len(bucket.put([PNG], "job")) == 1
+    answers[:] = [Answer(status=206, body=b"x")]
+    assert len(bucket.put([PNG], "job")) == 1  # it is asked for the next job
+    assert len(bucket.put([PNG], "job")) == 1
+    assert len(client.server.requests) == 2
 
 
 def test_another_region_is_refused_before_the_sdk_signs_for_it(client: Client) -> None:

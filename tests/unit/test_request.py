@@ -270,6 +270,22 @@ def test_null_is_an_error_elsewhere(name: str) -> None:
             "there is no such field (use 'steps')",
         ),
         ({"guidance_scale": 7}, "guidance_scale", "there is no such field (use 'cfg_scale')"),
+        ({"hires_fix": True}, "hires_fix", "there is no such field (use 'enable_hr')"),
+        (
+            {"hr_additional_modules": ["ae"]},
+            "hr_additional_modules",
+            "is not possible in a worker: Forge has further modules, this webui none",
+        ),
+        (
+            {"styles": ["", "cinematik"]},
+            "styles",
+            "the webui has no style 'cinematik' (did you mean 'cinematic'?)",
+        ),
+        (
+            {"override_settings": {"samples_format": "jpg"}},
+            "override_settings.samples_format",
+            "may not be overridden here",
+        ),
         (
             {"styles": ["cinematik"]},
             "styles",

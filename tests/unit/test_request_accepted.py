@@ -135,6 +135,86 @@ def test_what_webuiapi_sends_passes(sent: dict[str, Any]) -> None:
     assert (payload["send_images"], payload["save_images"]) == (True, False)
 
 
+SILLY_TAVERN: dict[str, Any] = {
+    "prompt": "a lighthouse",
+    "negative_prompt": "fog",
+    "sampler_name": "DPM++ 2M",
+    "scheduler": "karras",
+    "steps": 20,
+    "cfg_scale": 7,
+    "width": 512,
+    "height": 512,
+    "restore_faces": False,
+    "enable_hr": False,
+    "hr_upscaler": "Latent",
+    "hr_scale": 1.0,
+    "hr_additional_modules": [],
+    "denoising_strength": 0.7,
+    "hr_second_pass_steps": 0,
+    "override_settings": {"CLIP_stop_at_last_layers": 1},
+    "override_settings_restore_afterwards": True,
+    "clip_skip": 1,
+    "save_images": True,
+    "send_images": True,
+    "do_not_save_grid": False,
+    "do_not_save_samples": False,
+}
+"""The fields that SillyTavern sends to any A1111-like webui, Forge among them; the values are ours."""
+EVERY_FIELD: dict[str, Any] = {
+    "prompt": "a lighthouse",
+    "styles": [""],
+    "seed": -1,
+    "subseed": -1,
+    "subseed_strength": 0,
+    "seed_resize_from_h": -1,
+    "seed_resize_from_w": -1,
+    "sampler_name": "Euler a",
+    "batch_size": 1,
+    "n_iter": 1,
+    "steps": 50,
+    "cfg_scale": 7,
+    "width": 512,
+    "height": 512,
+    "restore_faces": False,
+    "tiling": False,
+    "do_not_save_samples": False,
+    "do_not_save_grid": False,
+    "eta": 0,
+    "denoising_strength": 0,
+    "s_min_uncond": 0,
+    "s_churn": 0,
+    "s_tmax": 0,
+    "s_tmin": 0,
+    "s_noise": 1,
+    "override_settings": {},
+    "override_settings_restore_afterwards": True,
+    "enable_hr": False,
+    "firstphase_width": 0,
+    "firstphase_height": 0,
+    "hr_scale": 2,
+    "hr_upscaler": "",
+    "hr_second_pass_steps": 0,
+    "hr_resize_x": 0,
+    "hr_resize_y": 0,
+    "hr_sampler_name": "",
+    "hr_prompt": "",
+    "hr_negative_prompt": "",
+    "checkpoint": "",
+    "script_args": [],
+    "script_name": "",
+    "alwayson_scripts": {},
+}
+"""The form that people fill in, every field of it, with what says nothing where they say nothing."""
+
+
+@pytest.mark.parametrize("sent", [SILLY_TAVERN, EVERY_FIELD])
+def test_what_clients_fill_in_that_send_every_field(sent: dict[str, Any]) -> None:
+    request = parse(sent)
+    assert request.payload["prompt"] == "a lighthouse"
+    assert not request.payload.get("styles")
+    assert "hr_additional_modules" not in request.payload
+
+
 # What the webui's pydantic 1 makes of each is what is sent.
 @pytest.mark.parametrize(
     ("given", "sent"),
@@ -219,6 +299,32 @@ def test_null_as_the_webui_takes_it(name: str) -> None:
         ),
         ({"override_settings_restore_afterwards": None}, []),
         ({"force_task_id": "mine"}, ["force_task_id: not used; the job has an id already"]),
+        # What clients send that were made for several webuis, or fill in all that its manual shows.
+        ({"hr_additional_modules": []}, []),
+        (
+            {
+                "enable_hr": True,
+                "denoising_strength": 0.4,
+                "hr_additional_modules": ["Use same choices"],
+            },
+            [],
+        ),
+        ({"forge_preset": None, "override_settings": {"forge_additional_modules": None}}, []),
+        ({"styles": [""]}, []),
+        (
+            {
+                "override_settings": {
+                    "samples_save": True,
+                    "show_progress_type": "Full",
+                    "outdir_samples": "x",
+                }
+            },
+            [
+                "override_settings.outdir_samples: changes nothing in a worker",
+                "override_settings.samples_save: changes nothing in a worker",
+                "override_settings.show_progress_type: changes nothing in a worker",
+            ],
+        ),
         (
             {"alwayson_scripts": {"Hypertile": {"args": []}}},
             ["alwayson_scripts.Hypertile: asks for nothing more"],

@@ -242,6 +242,7 @@ def test_what_would_be_ignored_or_fail(value: dict[str, Any], field: str, messag
         ({"resize_mode": 9, "init_images": None}, ["resize_mode: not used without init_images"]),
         ({"upscaling_resize": 4}, ["upscaling_resize: not used without image"]),
         ({**OVER, "mask_blur": 4}, ["mask_blur: not used without mask"]),
+        ({**MASKED, "mask_blur": 0, "mask_blur_x": 4, "mask_blur_y": 4}, []),
         ({**OVER, "hr_scale": 1.5}, ["hr_scale: not used without enable_hr"]),
         ({**OVER, "enable_hr": False, "denoising_strength": 0.4}, []),
         ({"image": "CCCC", "codeformer_visibility": 0.5}, []),

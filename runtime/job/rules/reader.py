@@ -39,7 +39,7 @@ class Reader:
     ) -> dict[str, Any]:
         """The given fields with checked types and bounds; nulls and wrong ones are left out."""
         for key in value:
-            if key not in table:
+            if key not in table and value[key] is not None:  # null asks for nothing
                 meant = SYNONYMS.get(key)
                 hint = f" (use {meant!r})" if meant in table else self._suggest(str(key), table)
                 self._wrong(f"{where}{cut(key)}", unknown + hint)

@@ -95,7 +95,8 @@ def check_pictures_asked(given: Mapping[str, Any], endpoint: Endpoint) -> Iterat
         yield FieldError(field="init_images", message=what)
     blur = given.get("mask_blur")
     for key in ("mask_blur_x", "mask_blur_y"):
-        if blur is not None and given.get(key, blur) != blur:
+        # Who sends every field sends these two's default; it is mask_blur that the webui then draws with.
+        if blur is not None and given.get(key, blur) not in {blur, BY_NAME[key].default}:
             yield FieldError(field=key, message="contradicts mask_blur")
 
 
