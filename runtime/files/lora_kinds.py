@@ -61,6 +61,14 @@ _CONVERTER = (
     "the webui maps none of them and would draw without it; convert it to kohya's names "
     "(diffusers.utils.convert_state_dict_to_kohya), or choose a file for the webui"
 )
+_DOTTED = re.compile(
+    r"(?:unet|(?:model\.)?diffusion_model)\.(?:(?:in|out)put_blocks|middle_block)\."
+)
+"""How names begin that OneTrainer has written for some versions (Nerogar/OneTrainer#885)."""
+_RESAVE = (
+    "the webui maps none of them and would draw without it; save it again in kohya's format "
+    "(names such as lora_unet_…), or choose a file for the webui"
+)
 _WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _CONTEXT = re.compile(r"attn2[._](?:processor[._])?to_[kv]")
 _OF_INPUT_WIDTH = (
@@ -139,6 +147,8 @@ def _problem(names: Collection[str], layers: Mapping[str, set[str]]) -> str:
     mapped = {layer: parts for layer, parts in layers.items() if _LAYER.match(layer)}
     if not mapped:
         example = min(names)[:100]
+        if dotted := min(filter(_DOTTED.match, names), default=""):
+            return f"its names are the model's own with dots ({dotted[:100]}): {_RESAVE}"
         maker = "PEFT" if example.startswith("base_model.") else "diffusers"
         if not example.startswith(("lora_", "oft_")):
             return f"its names are those of {maker} ({example}): {_CONVERTER}"

@@ -63,6 +63,8 @@ GLORA = {"a1__weight": (4, 8), "a2__weight": (8, 4), "b1__weight": (4, 2048), "b
         ({**lora(SD1_CROSS), f"{SD1_CROSS}.lora_mid.weight": (4, 4, 3, 3)}, "LoCon", "sd1"),
         ({"bundle_emb.word.string_to_param.*": (1, 768), **lora(SD1_CROSS)}, "LoRA", "sd1"),
         (lora("lora_demo_conv", 4), "LoRA", "demo"),
+        # OneTrainer trains the text projection too, which the webui passes over: the rest is applied.
+        ({**lora(SDXL_CROSS, 2048), **lora("lora_te2_text_projection", 1280)}, "LoRA", "sdxl"),
     ],
 )
 def test_kinds_that_the_webui_applies(
@@ -113,6 +115,19 @@ def test_names_of_diffusers_and_peft_are_refused_with_the_converter(
 def test_other_architectures_are_named(tmp_path: Path, names: list[str], family: str) -> None:
     found = look(tmp_path, dict.fromkeys(names, (4, 3072)))
     assert (found.role, found.family) == ("lora", family)
+
+
+@pytest.mark.parametrize("start", ["unet", "diffusion_model", "model.diffusion_model"])
+def test_the_model_s_own_names_with_dots_are_refused_with_the_remedy(
+    tmp_path: Path, start: str
+) -> None:
+    """Which no converter from diffusers' names takes."""
+    layer = f"{start}.output_blocks.5.1.transformer_blocks.1.ff.net.2"
+    tensors = {"clip_l.x.lora_down.weight": (4, 768), f"{layer}.lora_down.weight": (4, 2048)}
+    found = look(tmp_path, tensors)
+    assert found.role == "lora"
+    assert found.problem.startswith(f"its names are the model's own with dots ({layer}.lora_down")
+    assert "save it again in kohya's format" in found.problem
 
 
 def test_names_of_no_layer_are_refused(tmp_path: Path) -> None:
