@@ -48,6 +48,7 @@ class FakeWebui:
         self.preview: str | None = None
         self.fails_to_start = False
         self.missing_models = 0
+        self.has_unread_output = False
         self.answers_progress = True
         self.heeds_interrupts = True
 

@@ -23,6 +23,7 @@ from runtime.webui.keeper import Keeper
 
 _POLL_S = 0.5
 _PRINTED_S = 0.05
+_PRINTED_TIMES = 200  # of a webui that never stops printing
 _NOISE = 2
 _TRANSIENT = {"", "RuntimeError", "OSError", "ConnectionError", "TimeoutError"}
 """Kinds of the webui's errors that may be gone the next time; a TypeError comes again."""
@@ -120,7 +121,11 @@ class Generator:
         if not any((uses_models, *map(order.payload.get, ("restore_faces", "enable_hr")))):
             return
         # What it printed before it answered may be read a moment after the answer.
-        await asyncio.sleep(_PRINTED_S)
+        for _ in range(_PRINTED_TIMES):
+            is_read = not self._keeper.has_unread_output
+            await asyncio.sleep(_PRINTED_S)
+            if is_read:
+                break
         if self._keeper.missing_models > missing_before:
             what = "the webui could not load the model of the upscaler or of the face restorer"
             raise JobError("not_honoured", what)

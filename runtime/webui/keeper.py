@@ -54,6 +54,11 @@ class Keeper:
         """How often the webui has said that it goes on without a model."""
         return self._webui.missing_models
 
+    @property
+    def has_unread_output(self) -> bool:
+        """Whether that may be more often, as some of what the webui has printed is still to be read."""
+        return self._webui.has_unread_output
+
     def start(self) -> None:
         """Starts the webui for the first time; returns at once. Raises WebuiProcessError."""
         self._webui.start()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
+import sys
+import termios
 import threading
 import time
 from collections import deque
@@ -127,6 +130,14 @@ class WebuiProcess:
     def exit_code(self) -> int | None:
         """None while it runs; negative is the signal that ended it; -1 as well before any start."""
         return -1 if self._process is None else self._process.poll()
+
+    @property
+    def has_unread_output(self) -> bool:
+        """Whether some of what it has printed is still in the pipe."""
+        pipe = None if self._process is None else self._process.stdout
+        if pipe is None or pipe.closed:
+            return False
+        return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) > 0
 
     def last_lines(self, count: int = 30) -> list[str]:
         """What it printed last; a longer line comes in pieces of 2,000 characters."""

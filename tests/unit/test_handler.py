@@ -325,6 +325,30 @@ def test_an_upscaler_or_face_restorer_without_its_model_is_an_error(asked: dict[
     assert "images" in bench.run({"prompt": "p", **asked})
 
 
+def test_what_the_webui_has_printed_is_read_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that reads it may come late where the machine is busy, or stood still."""
+
+    class Unread(FakeWebui):
+        looks = 0
+
+        @property
+        def has_unread_output(self) -> bool:
+            self.looks += 1
+            self.missing_models = int(self.looks == 4)
+            return self.looks < 4
+
+        @has_unread_output.setter
+        def has_unread_output(self, _value: bool) -> None:
+            pass
+
+    error = Bench(Unread()).error({"prompt": "p", "restore_faces": True})
+    assert "the model of the upscaler or of the face restorer" in error["message"]
+    endless = FakeWebui()
+    endless.has_unread_output = True
+    monkeypatch.setattr("runtime.webui.generate._PRINTED_S", 0)
+    assert "images" in Bench(endless).run({"prompt": "p", "restore_faces": True})
+
+
 def test_another_model_than_asked_for_is_an_error() -> None:
     error = Bench(FakeWebui({"sd_model_name": "base"})).error({"checkpoint": "second"})
     assert error["code"] == "not_honoured"

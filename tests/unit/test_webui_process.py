@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,40 @@ def test_models_that_it_draws_without_are_counted(tmp_path: Path, line: str, cou
         time.sleep(0.01)
     assert process.missing_models == counts
     process.stop()
+
+
+def test_what_it_has_printed_and_nobody_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, second = threading.Event(), tmp_path / "second"
+    held = lambda _: lambda _line: go_on.wait(120)  # noqa: E731
+    monkeypatch.setattr("runtime.webui.process._bounded_log", held)
+    process = make(
+        tmp_path,
+        "import pathlib, time; print('one', flush=True)\n"
+        f"while not pathlib.Path({str(second)!r}).exists(): time.sleep(0.01)\n"
+        "print('two', flush=True); time.sleep(60)",
+    )
+
+    def is_unread() -> bool:
+        return process.has_unread_output
+
+    assert not is_unread()
+    process.start()
+    while process.last_lines() != ["one"]:
+        time.sleep(0.01)
+    assert not is_unread()
+    second.touch()
+    while not is_unread():
+        time.sleep(0.01)
+    assert process.last_lines() == ["one"]
+    go_on.set()
+    while is_unread():
+        time.sleep(0.01)
+    while process.last_lines() != ["one", "two"]:
+        time.sleep(0.01)
+    process.stop()
+    assert not is_unread()
 
 
 def test_the_log_never_grows_beyond_two_files(
