@@ -101,6 +101,19 @@ def test_progress_is_throttled_and_never_comes_after_the_result(tmp_path: Path) 
         assert len(steps) >= 2
 
 
+def test_a_report_that_is_slow_to_arrive_is_not_overtaken_by_the_result(tmp_path: Path) -> None:
+    """It would set the job back to IN_PROGRESS, and the picture would be lost."""
+    environment = {"DEMO_FAULT": "slow=40", "BAKERY_PROGRESS_S": "0.2"}
+    with Platform(report_s=5) as platform, start("runtime", platform, tmp_path, **environment):
+        for _ in range(20):
+            job = platform.wait(platform.submit({**SMALL, "steps": 50}))
+            platform.wait_for(lambda: not platform.reports_on_their_way)
+            if job.progress:  # none where the worker stood still while the webui drew
+                break
+        assert job.progress
+        assert job.late_progress == 0
+
+
 def test_a_cancelled_job_is_interrupted_and_the_next_one_is_whole(tmp_path: Path) -> None:
     environment = {"DEMO_FAULT": "slow=400", "BAKERY_PROGRESS_S": "0.2"}
     with (

@@ -53,11 +53,16 @@ class Platform:
     Args:
         lose_results: So many deliveries of results are answered 500 and forgotten.
         delay_s: Every delivery is acknowledged so much later.
+        report_s: How long a report of progress is on its way, beside that.
     """
 
-    def __init__(self, *, lose_results: int = 0, delay_s: float = 0.0) -> None:
+    def __init__(
+        self, *, lose_results: int = 0, delay_s: float = 0.0, report_s: float = 0.0
+    ) -> None:
         self.lose_results = lose_results
         self.delay_s = delay_s
+        self.report_s = report_s
+        self.reports_on_their_way = 0
         self.jobs: dict[str, Job] = {}
         self.pings: dict[str, list[str]] = defaultdict(list)
         self.asked: set[str] = set()
@@ -154,10 +159,14 @@ class Platform:
 
     def receive(self, job_id: str, data: dict[str, Any]) -> bool:
         """A result or a progress report; False if it gets lost."""
-        time.sleep(self.delay_s)
+        is_report = data.get("status") == "IN_PROGRESS"
+        with self._changed:
+            self.reports_on_their_way += is_report
+        time.sleep(self.delay_s + is_report * self.report_s)
         with self._changed:
             job = self.jobs[job_id]
-            if data.get("status") == "IN_PROGRESS":
+            if is_report:
+                self.reports_on_their_way -= 1
                 job.progress.append(data["output"])
                 job.late_progress += bool(job.results)
             elif self.lose_results > 0:
