@@ -165,6 +165,8 @@ def timed_pulls(images: dict[str, str], rounds: int) -> dict[str, list[float]]:
     for _ in range(rounds):
         for kind, image in images.items():
             seconds[kind].append(pull(image))
+            # A whole image takes minutes, and whoever ends the run early keeps what it has seen.
+            print(f"{kind}: {seconds[kind][-1]:.1f} s", file=sys.stderr, flush=True)
     return seconds
 
 
