@@ -29,6 +29,8 @@ pipeline = catch_errors gatekeeper s3api tempauth proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+conn_timeout = 300
+node_timeout = 300
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:gatekeeper]
@@ -50,7 +52,10 @@ mount_check = false
 pipeline = {kind}-server
 [app:{kind}-server]
 use = egg:swift#{kind}
+conn_timeout = 300
+node_timeout = 300
 """
+# Swift gives its own servers half a second to take a connection, which a busy machine does not keep.
 
 
 def main(folder: Path, regions: list[str]) -> None:
