@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import ssl
 import subprocess
 from pathlib import Path
@@ -10,11 +11,15 @@ from pathlib import Path
 import pytest
 import requests
 
+from bake.cli.commands.deploy import need_pushed
+from bake.console import Console
 from bake.errors import PushError
 from bake.image.oci.model import sha256_digest
+from bake.image.oci.reference import parse_reference
 from bake.image.registry.client import RegistryClient
 from bake.image.registry.credentials import Credentials
 from bake.image.registry.transport import RegistryOptions, Transient, tls_failure
+from bake.manifest.load import parse_manifest
 from runtime.retry import Retry
 from tests.integration.registry_case import (
     QUICK,
@@ -67,6 +72,35 @@ def test_a_token_server_that_fails_in_passing_is_asked_again(
         with pytest.raises(PushError, match=r"the token server 127\.0\.0\.1 answers 500, 4 times"):
             push(make_image(tmp_path, seed=2), f"{proxy.host}/{repository}:1", credentials=credentials)  # fmt: skip
     fetch_and_compare(image, f"{registry}/{repository}:1")
+
+
+def test_an_image_that_runpod_could_not_pull_is_warned_of(
+    registry: str,
+    repository: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else would say so: the job waits in the queue for a worker that waits for the image."""
+    tokens = Tokens()
+    image = make_image(tmp_path)
+    credentials = Credentials(username=tokens.username, password=tokens.password)
+    with faulty_registry(registry, tokens=tokens) as proxy:
+        auth = base64.b64encode(f"{tokens.username}:{tokens.password}".encode()).decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {proxy.host: {"auth": auth}}}))
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        closed = push(image, f"{proxy.host}/{repository}:1", credentials=credentials).reference
+        for reference, named, is_warned in (
+            (closed, "", True),
+            (closed, "deploy: {registry: ghcr}", False),
+            (f"{registry}/{repository}:1", "", False),
+        ):
+            text = f"name: a\nfamily: sd1\ngpu: l4\ncheckpoint: civitai:1\nimage: x/a\nwarmup: {{prompt: a}}\n{named}"
+            manifest = parse_manifest(text, tmp_path / "a.yaml")
+            need_pushed(parse_reference(reference), manifest, Console())
+            said = capfd.readouterr().err
+            assert ("cannot be read without a login" in said) == is_warned, said
+            assert tokens.password not in said
 
 
 def test_wrong_credentials_are_named_and_never_shown(

@@ -227,6 +227,7 @@ IMMUTABLE = saying("TAG_INVALID", "The image tag '1' exists in 'you' that is imm
         ("put manifest", 412, saying("PRECONDITION", "'you/model:1' configured as immutable"), "lets no tag be moved", "another tag"),
         ("close upload", 403, saying("DENIED", "Quota exceeded when processing the request"), "the quota of the place is used up", "raised"),
         ("send piece", 403, saying("DENIED", "adding 2 GiB will exceed the configured upper limit"), "the quota of the place", "delete images"),
+        ("put manifest", 400, saying("MANIFEST_BLOB_UNKNOWN", "blob unknown to registry"), "does not find there the layers", "hosted repository"),
         ("find blob", 403, b"", "refuses access (403)", "docker login"),
         ("open upload", 403, saying("DENIED", "Your authorization token has expired. Reauthenticate and try again."), "the login has expired", "12 hours"),
         ("open upload", 403, saying("DENIED", 'Permission "artifactregistry.repositories.uploadArtifacts" denied'), "may not write there", "Artifact Registry Writer"),

@@ -24,9 +24,10 @@ from bake.deploy.deploy import (
 )
 from bake.deploy.desired import ROOM_GB, desired_endpoint, disk_for
 from bake.deploy.release import wait_for_release
-from bake.errors import BuildError, ManifestError
+from bake.errors import BuildError, ManifestError, PushError
 from bake.image.oci.reference import Reference, parse_reference
 from bake.image.registry.client import RegistryClient
+from bake.image.registry.credentials import Credentials
 from bake.lock import lock_path, read_lock
 from bake.manifest.load import load_manifest
 from bake.manifest.model import Manifest
@@ -82,7 +83,9 @@ def command(
     """
     console = Console(as_json=as_json, quiet=quiet)
     loaded, settings = load_manifest(manifest), Settings.from_environment()
-    image, disk_gb = _image(loaded, chosen, build_dir, is_needed=not (dry_run or rollback))
+    image, disk_gb = _image(
+        loaded, chosen, build_dir, is_needed=not (dry_run or rollback), console=console
+    )
     if dry_run and not settings.runpod_token:
         desired = desired_endpoint(loaded, image=image, disk_gb=disk_gb)
         _show(Undertaking(desired=desired, endpoint=None, changes=()), console)
@@ -152,7 +155,12 @@ def _wait(
 
 
 def _image(
-    manifest: Manifest, chosen: str | None, build_dir: Path, *, is_needed: bool
+    manifest: Manifest,
+    chosen: str | None,
+    build_dir: Path,
+    *,
+    is_needed: bool,
+    console: Console,
 ) -> tuple[str, int]:
     """The image by digest, and the GB of disk that a container of it takes.
 
@@ -178,14 +186,15 @@ def _image(
         return f"{manifest.image}@(digest of the bake)", _guess_disk(manifest)
     if is_needed:
         reference = pushed_reference(str(manifest.path), build_dir=build_dir)
-        _need_pushed(reference, manifest)
+        need_pushed(reference, manifest, console)
         return str(reference), disk_for(baked.image)
     if baked.pushed_digest is None:
         return f"{manifest.image}@(digest of the push)", disk_for(baked.image)
     return str(parse_reference(baked.reference).at(baked.pushed_digest)), disk_for(baked.image)
 
 
-def _need_pushed(reference: Reference, manifest: Manifest) -> None:
+def need_pushed(reference: Reference, manifest: Manifest, console: Console) -> None:
+    """Asks the registry as ourselves, and as whom RunPod is to it."""
     with RegistryClient(reference.host) as registry:
         if registry.manifest_digest(reference) is None:
             raise ManifestError(
@@ -193,6 +202,21 @@ def _need_pushed(reference: Reference, manifest: Manifest) -> None:
                 where=str(reference),
                 hint=f"bake push {manifest.path}",
             )
+    if manifest.deploy.registry is None and (why := _hidden(reference)):
+        # Nothing else says so: the jobs wait in the queue (github.com/runpod/docs/issues/800).
+        console.warn(
+            f"{reference.host}/{reference.repository} cannot be read without a login ({why}), and deploy.registry "
+            "names no credential for it: unless the endpoint has one, no worker will get the image"
+        )
+
+
+def _hidden(reference: Reference) -> str:
+    """Why the registry does not show an image to strangers; empty where it does."""
+    try:
+        with RegistryClient(reference.host, credentials=Credentials()) as registry:
+            return "" if registry.manifest_digest(reference) else "there is none, it says"
+    except PushError as error:
+        return error.what
 
 
 def _guess_disk(manifest: Manifest) -> int:

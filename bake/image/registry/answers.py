@@ -130,6 +130,12 @@ _SAID: tuple[tuple[re.Pattern[str], Why], ...] = tuple(
             "give it the role Artifact Registry Writer on the repository",
         ),
         (
+            r"blob unknown|BLOB_UNKNOWN",  # Nexus's groups, sonatype/nexus-public#869
+            "it does not find there the layers that it has just taken",
+            "one address in front of several storages (a group, a proxy with replicas) loses them: push to the hosted "
+            "repository itself",
+        ),
+        (
             r"rate limit|toomanyrequests",  # Docker Hub, docker/hub-feedback#2429
             "its limit of requests is reached",
             "log in (docker login), which raises it on Docker Hub, or try again in some hours",
