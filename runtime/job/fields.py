@@ -247,6 +247,8 @@ FIELDS: tuple[Field, ...] = (
     _field("upscale_first", "boolean", "neutral", "either; faces are restored after upscaling", default=False),
     _field("show_extras_results", "boolean", "neutral", "either; pictures are always sent", default=True),
     _neutral("comments", "object", "no comments go in", None, {}),
+    _field("seed_enable_extras", "boolean", "neutral", "false where `subseed_strength` or `seed_resize_from_w` asks for"
+           " something is an error; the webui's API does not know it", default=True, **_OR_NULL),
     _neutral("hr_additional_modules", "list", "Forge has further modules, this webui none", None, [], ["Use same choices"]),
 )
 
@@ -286,6 +288,9 @@ _OVERRIDES: tuple[Field, ...] = (
     _field("sdxl_crop_top", "integer", "model", "pixels", minimum=0, maximum=8192),
     _field("face_restoration_model", "string", "model", "face restorer", choices=("CodeFormer", "GFPGAN")),
     _field("code_former_weight", "number", "model", "its weight", **_RATIO),
+    _neutral("samples_format", "string", "use the field image_format", "png"),
+    _neutral("return_grid", "boolean", "pictures come one by one", False),
+    _neutral("enable_pnginfo", "boolean", "pictures always hold their parameters", True),
 )
 # fmt: on
 

@@ -99,6 +99,7 @@ FIELD_VALUES: dict[str, list[Any]] = {
     "do_not_save_samples": [True, False],
     "do_not_save_grid": [True, False],
     "override_settings": [None, {}],
+    "seed_enable_extras": [True, False],
     "refiner_switch_at": [None, 0.8],
     "hr_scale": [1, 2],
 }
@@ -134,6 +135,9 @@ OVERRIDES: dict[str, list[Any]] = {
     "comma_padding_backtrack": [0, 20, 74],
     "sdxl_crop_left": [64],
     "sdxl_crop_top": [64],
+    "samples_format": ["png"],
+    "return_grid": [False],
+    "enable_pnginfo": [True],
 }
 
 

@@ -284,7 +284,12 @@ def test_null_is_an_error_elsewhere(name: str) -> None:
         (
             {"override_settings": {"samples_format": "jpg"}},
             "override_settings.samples_format",
-            "may not be overridden here",
+            "is not possible in a worker: use the field image_format",
+        ),
+        (
+            {"seed_enable_extras": False, "subseed_strength": 0.5},
+            "seed_enable_extras",
+            "contradicts subseed_strength, seed_resize_from_w, seed_resize_from_h",
         ),
         (
             {"styles": ["cinematik"]},

@@ -311,6 +311,9 @@ def test_null_as_the_webui_takes_it(name: str) -> None:
         ),
         ({"forge_preset": None, "override_settings": {"forge_additional_modules": None}}, []),
         ({"styles": [""]}, []),
+        ({"seed_enable_extras": False, "subseed": -1, "seed_resize_from_w": 0}, []),
+        ({"seed_enable_extras": True, "subseed_strength": 0.5}, []),
+        ({"override_settings": {"samples_format": "png", "return_grid": False}}, []),
         (
             {
                 "override_settings": {

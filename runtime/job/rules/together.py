@@ -52,6 +52,9 @@ def check_seeds(given: Mapping[str, Any], overrides: Mapping[str, Any]) -> Itera
         ):
             what = "is too near to its bound, for so many pictures or for eta_noise_seed_delta"
             yield FieldError(field=key, message=what)
+    extras = ("subseed_strength", "seed_resize_from_w", "seed_resize_from_h")
+    if given.get("seed_enable_extras") is False and any(given.get(each, 0) > 0 for each in extras):
+        yield FieldError(field="seed_enable_extras", message=f"contradicts {', '.join(extras)}")
     for sampler in BROWNIAN & {given.get("sampler_name"), given.get("hr_sampler_name")}:
         if given.get("seed", -1) < -1:
             what = f"must not be negative with {sampler}; -1 is a random one"
