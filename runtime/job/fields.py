@@ -298,10 +298,10 @@ BY_NAME: Mapping[str, Field] = {each.name: each for each in FIELDS}
 OVERRIDES: Mapping[str, Field] = {each.name: each for each in _OVERRIDES}
 """The settings that a request may override; the operator adds names with `$BAKERY_OVERRIDE_SETTINGS`."""
 
-IDLE_OVERRIDES = re.compile(
-    r"(samples|grid)_save|save_.+|outdir_.+|temp_dir|live_preview.*|show_progress.+"
-)
-"""Settings of the webui's that change nothing of a job here: what is kept, and how its own page shows progress."""
+KEEPING = r"temp_dir|(samples|grid)_save|save_.*|outdir_.*"
+"""Settings of the webui's about what it keeps: here nothing."""
+IDLE_OVERRIDES = re.compile(KEEPING + r"|live_preview.*|show_progress.*")
+"""Those of the webui's that change nothing of a job here: these, and how its own page shows progress."""
 
 PREVIEWS: Mapping[str, Any] = {
     "live_previews_enable": True,

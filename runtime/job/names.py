@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import SettingsError
+from runtime.job.fields import KEEPING
 from runtime.job.values import suggest
 from runtime.webui.client import WebuiAnswerError, WebuiClient
 
@@ -34,7 +35,7 @@ TIMESTEPS = {"DDIM", "PLMS", "UniPC"}
 _INERT = re.compile(
     r"api_(enable_requests|forbid_local_requests|useragent)"  # barred from the API
     r"|cross_attention_optimization|fp8_storage|cache_fp16_weight"  # read when the model is loaded
-    r"|temp_dir|gradio_theme|(samples|grid)_save|return_grid|save_.*|outdir_.*"  # nothing is kept
+    r"|gradio_theme|return_grid|" + KEEPING
 )
 
 
