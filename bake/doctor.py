@@ -102,8 +102,11 @@ def _check_store() -> list[Finding]:
 
 def _check_tokens() -> list[Finding]:
     found = []
-    for name, other in (("CIVITAI_TOKEN", "CIVITAI_API_KEY"), ("HF_TOKEN", "HF_TOKEN_FILE")):
-        names = (name, other, f"{name}_FILE")
+    for name, other in (
+        ("CIVITAI_TOKEN", "CIVITAI_API_KEY"),
+        ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+    ):
+        names = (name, other, f"{name}_FILE", f"{other}_FILE")
         if any(os.environ.get(each) for each in names):
             found.append(Finding(severity="ok", what=f"{name} is set"))
         else:

@@ -218,7 +218,7 @@ class Settings:
     civitai_url: str = _variable("CIVITAI_BASE_URL", _base_url, "CivitAI, or a mirror of it", default=CIVITAI_URL)
     huggingface_url: str = _variable("HF_ENDPOINT", _base_url, "Hugging Face, or a mirror of it", default=HUGGINGFACE_URL)
     civitai_token: str | None = _variable("CIVITAI_TOKEN", _token, "sent to CivitAI, nowhere else; `CIVITAI_API_KEY` does the same", also=("CIVITAI_API_KEY",), is_secret=True)
-    huggingface_token: str | None = _variable("HF_TOKEN", _token, "sent to Hugging Face, nowhere else", is_secret=True)
+    huggingface_token: str | None = _variable("HF_TOKEN", _token, "sent to Hugging Face, nowhere else; `HUGGING_FACE_HUB_TOKEN` does the same", also=("HUGGING_FACE_HUB_TOKEN",), is_secret=True)
     runpod_url: str = _variable("RUNPOD_API_URL", _base_url, "RunPod's API, or a stand-in for trials", default=RUNPOD_URL)
     runpod_token: str | None = _variable("RUNPOD_API_KEY", _token, "an API key with read and write access to Serverless; sent to RunPod, nowhere else", is_secret=True)
     signing_password: str | None = _variable("BAKE_KEY_PASSWORD", _password, "the password of the key that `bake sign IMAGE --key FILE` signs with", is_secret=True)

@@ -242,6 +242,8 @@ def _parse_civitai_url(path: str, query: dict[str, list[str]]) -> Source:
     version = query.get("modelVersionId", [""])[0]
     if match and _NUMBER.fullmatch(version):
         return _civitai(version=version, file=file, model=match[1])
+    if match and version:
+        raise _wrong("modelVersionId is no number of a version; copy the address of the page again")
     if match:
         raise _wrong(
             "this page names a model, not a version; choose the version on the page, "

@@ -15,7 +15,14 @@ from bake import doctor
 from bake.doctor import Finding, examine_machine
 from bake.errors import MachineError
 
-TOKENS = ("CIVITAI_TOKEN", "CIVITAI_API_KEY", "CIVITAI_TOKEN_FILE", "HF_TOKEN", "HF_TOKEN_FILE")
+TOKENS = (
+    "CIVITAI_TOKEN",
+    "CIVITAI_API_KEY",
+    "CIVITAI_TOKEN_FILE",
+    "HF_TOKEN",
+    "HF_TOKEN_FILE",
+    "HUGGING_FACE_HUB_TOKEN",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,10 @@ def test_the_first_token_that_is_set_wins() -> None:
     assert Settings.from_environment(both).civitai_token == "one"
     assert Settings.from_environment({**both, "CIVITAI_TOKEN": ""}).civitai_token == "two"
     assert Settings.from_environment({"HF_TOKEN": TOKEN}).huggingface_token == TOKEN
+    # What its own library still reads, and only where HF_TOKEN is not set.
+    older = {"HUGGING_FACE_HUB_TOKEN": "old"}
+    assert Settings.from_environment(older).huggingface_token == "old"
+    assert Settings.from_environment({**older, "HF_TOKEN": TOKEN}).huggingface_token == TOKEN
 
 
 @pytest.mark.parametrize("token", ["two words", "line\nbreak", "ümlaut"])
