@@ -33,6 +33,15 @@ _LEFTOVERS = {
     "hr_resize_x": 1001,
     "denoising_strength": 0.61,
 }
+_SEVERAL: dict[str, Any] = {
+    "hr_additional_modules": [],
+    "hr_second_pass_steps": 0,
+    "forge_preset": None,
+    "clip_skip": 1,
+    "override_settings": {"CLIP_stop_at_last_layers": 1},
+    "save_images": True,
+}
+_IDLE: dict[str, Any] = {"samples_save": True, "outdir_samples": "x", "show_progress_type": "Full"}
 _2M = {"sampler_name": "DPM++ 2M"}
 
 ACCEPTED: tuple[Row, ...] = (
@@ -48,6 +57,8 @@ ACCEPTED: tuple[Row, ...] = (
     ("save_images", {"save_images": True, "do_not_save_samples": False}, None),
     ("force_task_id", {"force_task_id": "mine"}, None),
     ("scripts of the page", {"alwayson_scripts": _PAGE}, None),
+    ("a client for several webuis", _SEVERAL, {}),
+    ("settings of what is kept and shown", {"styles": [""], "override_settings": _IDLE}, {}),
     ("a negative seed, counted up", {"seed": -3, "batch_size": 3}, None),
     ("the greatest seed", {"seed": 2**64 - 1}, None),
     ("a negative variation seed", {"subseed": -7, "subseed_strength": 0.5}, None),

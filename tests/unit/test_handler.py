@@ -773,6 +773,7 @@ def test_settings_that_the_webui_could_not_restore_are_pinned_once(tmp_path: Pat
         {
             "CLIP_stop_at_last_layers": 1,
             "enable_prompt_comments": True,
+            "samples_format": "png",
             "live_previews_enable": True,
         }
     ]
