@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 
 
@@ -64,9 +65,24 @@ class PushError(BakeError):
     exit_code = 7
 
 
+def near_to(word: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one; empty where none is near.
+
+    Capitals, spaces, dashes and underscores do not count: `RTX 6000 Ada` is `rtx-6000-ada`.
+    """
+    by_letters = {_letters(each): each for each in known}
+    letters = _letters(word)
+    longer = [each for each in by_letters if each.startswith(f"{letters}-")]
+    close = [letters] if letters in by_letters else longer[:1]
+    close = close or difflib.get_close_matches(letters, by_letters, n=1)
+    return f"; did you mean {by_letters[close[0]]}?" if close else ""
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, or all where they are few."""
-    close = difflib.get_close_matches(word, known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known are {', '.join(known)}" if known and len(known) <= 16 else ""
+    """As `near_to`; where none is near, all that are known, if they are few."""
+    listed = f"; known are {', '.join(known)}" if known and len(known) <= 20 else ""
+    return near_to(word, known) or listed
+
+
+def _letters(word: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-")

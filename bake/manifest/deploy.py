@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from bake.secrets import find_secret
 from runtime.errors import SettingsError
 from runtime.settings import Settings as WorkerSettings
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_POOL = re.compile(r"[A-Z][A-Z0-9_]*")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|ACCESS_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
 
 
@@ -35,8 +37,20 @@ def _text_variable(name: str) -> str:
 
 
 def _secret(name: str) -> str:
-    if not _VARIABLE.fullmatch(name):
+    if not _VARIABLE.fullmatch(name) or find_secret(name):
         raise _refuse("a secret is given by its name in RunPod, such as civitai_token")
+    return name
+
+
+def _text(value: str) -> str:
+    if reason := find_secret(value):
+        raise _refuse("{reason}; name it under `secrets`", reason=reason)
+    return value
+
+
+def _pool(name: str) -> str:
+    if not _POOL.fullmatch(name):
+        raise _refuse("{name} is no pool, which is called as in ADA_48_PRO", name=name)
     return name
 
 
@@ -45,8 +59,10 @@ class Workers(BaseModel):
 
     model_config = _STRICT
 
-    min: int = Field(0, ge=0, le=1000, description="workers that always run, and are always paid")
-    max: int = Field(3, ge=0, le=1000, description="most workers at once")
+    min: int = Field(
+        0, ge=0, le=1000, description="0 to 1000 workers that always run, and are always paid"
+    )
+    max: int = Field(3, ge=0, le=1000, description="0 to 1000 workers at once")
     idle_timeout: int = Field(
         5, ge=1, le=3600, description="1 to 3600 seconds that a worker waits for a next job"
     )
@@ -64,10 +80,10 @@ class Scaling(BaseModel):
     model_config = _STRICT
 
     queue_delay: float | None = Field(
-        None, ge=0.5, le=3600, strict=False, description="seconds that a job may wait"
+        None, ge=0.5, le=3600, strict=False, description="0.5 to 3600 seconds that a job may wait"
     )
     requests: int | None = Field(
-        None, ge=1, le=1000, description="requests in progress for each worker"
+        None, ge=1, le=1000, description="1 to 1000 requests in progress for each worker"
     )
 
     @model_validator(mode="after")
@@ -89,16 +105,20 @@ class Deploy(BaseModel):
         description="the endpoint's name; the manifest's if left out",
     )
     type: Literal["queue", "load_balancer"] = Field("queue", description="queue or load_balancer")
-    pools: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), strict=False, description="GPU pools, such as ADA_48_PRO; those of `gpu` if left out"
+    pools: tuple[Annotated[str, AfterValidator(_pool)], ...] = Field(
+        (),
+        strict=False,
+        description="a list of GPU pools, such as [ADA_48_PRO]; those of `gpu` if left out",
     )
     excluded: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), strict=False, description="GPU types to leave out of the pools, by RunPod's ids"
+        (),
+        strict=False,
+        description="a list of GPU types to leave out of the pools, by RunPod's ids",
     )
     cuda: str = Field(
         "12.1",
         pattern=r"^\d+\.\d+$",
-        description="lowest CUDA version of a host's driver, such as 12.1",
+        description="lowest CUDA version of a host's driver, in quotes, such as '12.1'",
     )
     workers: Workers = Field(default_factory=Workers)
     scaling: Scaling | None = None
@@ -106,15 +126,20 @@ class Deploy(BaseModel):
         600,
         ge=5,
         le=86400,
-        description="seconds that a job may take, drawing and delivery together",
+        description="5 to 86400 seconds that a job may take, drawing and delivery together",
     )
-    flashboot: bool = Field(True, description="true keeps a snapshot of an idle worker")
+    flashboot: bool = Field(
+        True, description="true or false: true keeps a snapshot of an idle worker"
+    )
     disk: int | None = Field(
-        None, ge=1, le=4000, description="GB of the container's disk; from the image if left out"
+        None,
+        ge=1,
+        le=4000,
+        description="1 to 4000, the GB of the container's disk; from the image if left out",
     )
-    env: dict[Annotated[str, AfterValidator(_text_variable)], str] = Field(
-        default_factory=dict, description="variables of the worker, text to text"
-    )
+    env: dict[
+        Annotated[str, AfterValidator(_text_variable)], Annotated[str, AfterValidator(_text)]
+    ] = Field(default_factory=dict, description="variables of the worker, name to text")
     secrets: dict[
         Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_secret)]
     ] = Field(default_factory=dict, description="variable to the name of a RunPod secret")
@@ -124,10 +149,10 @@ class Deploy(BaseModel):
         description="RunPod's registry credential for a private image, by name or id",
     )
     volumes: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), strict=False, description="network volumes, by id"
+        (), strict=False, description="a list of network volumes, by id"
     )
     data_centers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (), strict=False, description="data centres, such as EU-RO-1; any if left out"
+        (), strict=False, description="a list of data centres, such as [EU-RO-1]; any if left out"
     )
 
     @model_validator(mode="after")

@@ -113,7 +113,7 @@ class Extension(BaseModel):
     scripts: tuple[Annotated[str, AfterValidator(_check_title)], ...] = Field(
         (),
         strict=False,
-        description="titles of its scripts that a request may give arguments to, such as ControlNet",
+        description="a list of titles of its scripts that a request may give arguments to, such as ControlNet",
     )
     requirements: Annotated[str, AfterValidator(_check_requirements)] | None = Field(
         None,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bake.errors import did_you_mean
+
 DATA_FILE = Path(__file__).with_name("gpus.json")
 
 
@@ -33,6 +35,14 @@ def _table() -> dict[str, Gpu]:
 def gpu_names() -> list[str]:
     """The names that a manifest may use."""
     return list(_table())
+
+
+def gpus_near(word: str) -> str:
+    """The end of a message about an unknown card; RunPod's and NVIDIA's own names of it are understood."""
+    for card in _table().values():
+        if card.runpod_type and word.strip().lower() == card.runpod_type.lower():
+            return f"; did you mean {card.name}?"
+    return did_you_mean(word, gpu_names())
 
 
 def find_gpu(name: str) -> Gpu:

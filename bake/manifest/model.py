@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError
 from bake.errors import did_you_mean
 from bake.manifest.deploy import Deploy
 from bake.manifest.extensions import Extension
-from bake.manifest.gpus import gpu_names
+from bake.manifest.gpus import gpu_names, gpus_near
 from bake.manifest.roles import NAMED, ROLES
 from runtime.job.fields import LIMITS
 from runtime.worker import Role
@@ -76,6 +76,9 @@ _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 def _refuse_reserved(arg: str) -> str:
     flag = arg.split("=", maxsplit=1)[0]
+    if flag.startswith("-") and len(flag.split()) > 1:
+        what = "{arg} is several flags in one text; each is an item of its own"
+        raise PydanticCustomError(OWN_WORDS, what, {"arg": arg})
     why = _RESERVED_ARGS.get(flag)
     if _MOVES_MODELS.fullmatch(flag):
         why = "the base image says where models lie, and they are baked there"
@@ -164,8 +167,18 @@ class WebuiOptions(BaseModel):
     model_config = _STRICT
 
     args: tuple[Annotated[str, AfterValidator(_refuse_reserved)], ...] = Field(
-        (), strict=False, description="a list of webui flags such as --xformers"
+        (),
+        strict=False,
+        description="a list of webui flags, one an item, such as [--xformers, --no-half-vae]",
     )
+
+    @field_validator("args")
+    @classmethod
+    def _begins_with_a_flag(cls, args: tuple[str, ...]) -> tuple[str, ...]:
+        if args and not args[0].startswith("-"):
+            what = "{arg} is no flag; did you mean --{arg}?"
+            raise PydanticCustomError(OWN_WORDS, what, {"arg": args[0]})
+        return args
 
 
 class Base(BaseModel):
@@ -184,7 +197,7 @@ class Base(BaseModel):
     image: str | None = Field(
         None, min_length=1, description="a ready base image, best with its @sha256: digest"
     )
-    args: dict[str, str] = Field(default_factory=dict, description="build arguments, text to text")
+    args: dict[str, str] = Field(default_factory=dict, description="build arguments, name to text")
 
 
 class Manifest(BaseModel):
@@ -195,14 +208,16 @@ class Manifest(BaseModel):
     name: str = Field(
         pattern=_NAME, max_length=63, description="lower-case letters, digits and dashes"
     )
-    family: Family = Field(description="one of " + ", ".join(FAMILIES))
+    family: Family = Field(
+        description="one of sd1 (SD 1.4 and 1.5), sd2, sdxl (Pony and Illustrious, too), demo"
+    )
     gpu: str | None = Field(
         None, description="a card of bake/manifest/gpus.json, such as rtx-6000-ada"
     )
     checkpoint: Source
     checkpoints: _Checkpoints = Field(
         default_factory=dict,
-        description="further checkpoints that a request may choose: name to source",
+        description="further checkpoints that a request may choose: name to source, such as other: civitai:1590699",
     )
     vae: Source | None = None
     config: Config | None = None
@@ -210,7 +225,10 @@ class Manifest(BaseModel):
         default_factory=dict,
         description="the same for further checkpoints: the checkpoint's name to its config",
     )
-    loras: _Loras = Field(default_factory=dict, description="name to source")
+    loras: _Loras = Field(
+        default_factory=dict,
+        description="a mapping of name to source, such as detail: civitai:135867",
+    )
     upscalers: _Upscalers = Field(
         default_factory=dict,
         description="name to source, such as 4x-UltraSharp: hf://owner/repo@revision/4x-UltraSharp.pth",
@@ -238,7 +256,7 @@ class Manifest(BaseModel):
         description="files that extensions look for: path to source, such as ControlNet/NAME.safetensors",
     )
     allow_pickle: bool = Field(
-        False, description="true to accept .ckpt and .pt files, which can run code"
+        False, description="true or false: true accepts .ckpt and .pt files, which can run code"
     )
     warmup: Warmup
     webui: WebuiOptions = Field(default_factory=WebuiOptions)
@@ -252,7 +270,8 @@ class Manifest(BaseModel):
         description="gzip, or zstd: what layers are packed with at a push (docs/images.md#zstd)",
     )
     image: str = Field(
-        description="the repository that the image goes to, such as ghcr.io/you/jib-mix"
+        description="the repository that the image goes to, in lower case, without https:// and digest, "
+        "such as ghcr.io/you/jib-mix"
     )
 
     _path: Path = PrivateAttr(default=Path())
@@ -275,7 +294,7 @@ class Manifest(BaseModel):
             raise PydanticCustomError(
                 OWN_WORDS,
                 "{gpu} is not a known card{near}",
-                {"gpu": gpu, "near": did_you_mean(gpu, gpu_names())},
+                {"gpu": gpu, "near": gpus_near(gpu)},
             )
         return gpu
 
@@ -319,9 +338,7 @@ class Manifest(BaseModel):
     @classmethod
     def _image_reference(cls, image: str) -> str:
         if not _IMAGE.match(image):
-            raise PydanticCustomError(
-                "image", "{image} is not an image repository", {"image": image}
-            )
+            raise PydanticCustomError("image", "is not an image repository")
         return image
 
     def config_for(self, key: str) -> str | None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from bake.errors import did_you_mean
+from bake.errors import did_you_mean, near_to
+from bake.manifest.gpus import gpus_near
 from bake.manifest.model import FAMILIES, OWN_WORDS, SOURCE_FORM, Manifest
 from bake.manifest.roles import NAMED
 from bake.manifest.yaml import Document, KeyPath
-from bake.secrets import REMEDY, find_secret
+from bake.secrets import REMEDY, SECRET_NAME, find_secret
 from bake.weights.sources import SourceFormError, parse_source
+
+_OF_SOURCES = {"checkpoint", "vae", *(role.key for role in NAMED)} - {"configs"}
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -128,15 +132,44 @@ def _of_pydantic(error: ErrorDetails, document: Document) -> Problem:
     if error["type"] == "invalid_key" or is_key:
         return _at(document, path, f"the key {error['input']} is not text; put it in quotes")
     if error["type"] == "extra_forbidden":
-        near = did_you_mean(str(path[-1]), _known_keys(path[:-1]))
-        return _at(document, path, f"is not a known key{near}")
+        return _at(document, path, f"is not a known key{_where_it_belongs(path)}")
     expected = _expected_form(path)
     if error["type"] == "missing":
         return _at(document, path, f"is missing; expected {expected}")
+    if error["input"] is None:
+        return _at(document, path, f"is empty; expected {expected}")
     got = repr(error["input"])
-    shown = got if len(got) <= 60 else got[:57] + "…"
-    near = did_you_mean(str(error["input"]), FAMILIES) if path == ("family",) else ""
-    return _at(document, path, f"{shown} does not fit; expected {expected}{near}")
+    shown = "the value" if find_secret(got) else got if len(got) <= 60 else got[:57] + "…"
+    return _at(document, path, f"{shown} does not fit; expected {expected}{_meant(path, error)}")
+
+
+def _where_it_belongs(path: KeyPath) -> str:
+    """What to do about an unknown key: it is misspelt, at the wrong depth, or a secret."""
+    key = str(path[-1])
+    known = _known_keys(path[:-1])
+    deeper = [name for name in _known_keys(()) if key in _known_keys((name,))]
+    if len(path) == 1 and deeper:
+        return f" here; it belongs to `{'` or `'.join(deeper)}`, indented below that"
+    if len(path) > 1 and key in _known_keys(()):
+        return " here; it belongs to the manifest itself, not indented"
+    near = near_to(key, known)
+    if not near and SECRET_NAME.search(key):
+        return "; a token is no part of a manifest, and is given in the environment: CIVITAI_TOKEN, HF_TOKEN"
+    return near or did_you_mean(key, known)
+
+
+def _meant(path: KeyPath, error: ErrorDetails) -> str:
+    """What somebody most likely meant by a value that does not fit."""
+    value = error["input"]
+    if path == ("family",):
+        return near_to(str(value), FAMILIES)
+    if path == ("gpu",):
+        return gpus_near(str(value))
+    if error["type"] != "string_type" or not isinstance(value, int | float):
+        return ""
+    if path[0] in _OF_SOURCES:
+        return f"; did you mean civitai:{value}?" if type(value) is int else ""
+    return "; put it in quotes"
 
 
 def _model_at(path: KeyPath) -> type[BaseModel] | None:
@@ -147,6 +180,8 @@ def _model_at(path: KeyPath) -> type[BaseModel] | None:
         annotation = info.annotation if info else model if isinstance(part, int) else None
         if get_origin(annotation) is tuple:
             annotation = get_args(annotation)[0]
+        elif NoneType in get_args(annotation):  # a model that may be left out
+            annotation = next(each for each in get_args(annotation) if each is not NoneType)
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return None
         model = annotation
@@ -169,7 +204,9 @@ def _expected_form(path: KeyPath) -> str:
         nested = _model_at(path[:cut])
         if nested:
             required = [name for name, each in nested.model_fields.items() if each.is_required()]
-            return "a mapping" + (f" with {', '.join(required)}" if required else "")
+            if required:
+                return f"a mapping with {', '.join(required)}"
+            return f"a mapping of {', '.join(nested.model_fields)}"
         return SOURCE_FORM
     return "a mapping"
 

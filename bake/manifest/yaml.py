@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -60,7 +61,7 @@ def parse_yaml(text: str) -> Document:
         yaml.Constructor = _Constructor
         data = yaml.load(text)
     except MarkedYAMLError as error:
-        raise YamlError(error.problem or "not valid YAML", _line(error)) from error
+        raise YamlError(_in_words(error), _line(error)) from error
     except YAMLError as error:
         raise YamlError("it holds a character that YAML does not allow", 1) from error
     except RecursionError as error:
@@ -101,10 +102,30 @@ def _refuse_what_no_manifest_needs(text: str) -> None:
     for event in YAML(typ="safe", pure=True).parse(text):
         line = event.start_mark.line + 1
         if isinstance(event, AliasEvent):
-            raise YamlError("YAML aliases (*name) are not accepted", line)
+            what = "YAML aliases (*name) are not accepted; put a text that begins with * in quotes"
+            raise YamlError(what, line)
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > _DEEPEST:
             raise YamlError("it is nested too deeply", line)
+
+
+_IN_WORDS = {
+    "mapping values are not allowed": "this line is indented deeper than the key before it,"
+    " or its text has `: ` in it and needs quotes",
+    r"found character '\\t'": "a tab indents this line; indent with spaces",
+    "found character": "a text that begins with @, ` or % needs quotes",
+    "expected <block end>": "this line's indentation is that of no line before it",
+    "could not find expected ':'": "this line is no `key: value`, or the text before it needs quotes",
+    "found unexpected end of stream": "a quotation mark is opened here and not closed",
+    "but found another document": "a manifest is one document; take the line --- out",
+}
+"""What ruamel.yaml calls the mistakes that people make, by how that begins, and what they are."""
+
+
+def _in_words(error: MarkedYAMLError) -> str:
+    problem = error.problem or "not valid YAML"
+    known = (words for begin, words in _IN_WORDS.items() if re.match(begin, problem))
+    return next(known, problem)
 
 
 def _place(node: Any, part: str | int) -> tuple[int, int] | None:
@@ -120,4 +141,6 @@ def _place(node: Any, part: str | int) -> tuple[int, int] | None:
 
 def _line(error: MarkedYAMLError) -> int:
     mark = error.problem_mark or error.context_mark
+    if error.problem and error.problem.startswith("found unexpected end of stream"):
+        mark = error.context_mark  # where the quotation mark is, and not the end of the file
     return mark.line + 1 if mark else 1

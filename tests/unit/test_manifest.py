@@ -57,8 +57,8 @@ image: ghcr.io/you/x
     assert "the manifest has 6 mistakes:" in shown
     assert "m.yaml:1: name: 'Bad Name' does not fit; expected lower-case letters" in shown
     assert (
-        "m.yaml:2: family: 'sdlx' does not fit; expected one of sd1, sd2, sdxl, demo; did you mean sdxl?"
-        in shown
+        "m.yaml:2: family: 'sdlx' does not fit; expected one of sd1 (SD 1.4 and 1.5), sd2, sdxl (Pony and Illustrious, too), "
+        "demo; did you mean sdxl?" in shown
     )
     assert "m.yaml:3: chekpoint: is not a known key; did you mean checkpoint?" in shown
     assert "m.yaml:4: checkpoint: 1590699 does not fit; expected a source such as civitai:" in shown
@@ -209,3 +209,73 @@ def test_the_manifests_of_this_repository_are_good(path: Path) -> None:
 def test_the_published_schema_is_not_stale() -> None:
     committed = json.loads((ROOT / "docs" / "manifest.schema.json").read_text(encoding="utf-8"))
     assert committed == Manifest.model_json_schema(), "run `make schema` and commit the result"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # indentation
+        ("  prompt: a red circle\n", "prompt: a red circle\n", "m.yaml:10: warmup: is empty; expected a mapping with prompt"),
+        ("  prompt: a red circle\n", "prompt: a red circle\n", "m.yaml:11: prompt: is not a known key here; it belongs to `warmup`, indented below that"),
+        ("image:", "  image:", "warmup.image: is not a known key here; it belongs to the manifest itself, not indented"),
+        ("checkpoint: ", "  checkpoint: ", "m.yaml:4: not valid YAML: this line is indented deeper than the key before it"),
+        ("  prompt", "\tprompt", "m.yaml:11: not valid YAML: a tab indents this line; indent with spaces"),
+        ("  prompt: a", "  steps: 8\n   prompt: a", "m.yaml:12: not valid YAML: this line is indented deeper"),
+        ("  prompt: a", "   steps: 8\n  prompt: a", "m.yaml:12: not valid YAML: this line's indentation is that of no line before it"),
+        # quotes
+        ("a red circle", "a cat: sitting", "m.yaml:11: not valid YAML: this line is indented deeper than the key before it, or its text has `: ` in it and needs quotes"),
+        ("a red circle", "@cat", "m.yaml:11: not valid YAML: a text that begins with @, ` or % needs quotes"),
+        ("a red circle", "*cat", "m.yaml:11: not valid YAML: YAML aliases (*name) are not accepted; put a text that begins with * in quotes"),
+        ("a red circle", "#cat", "m.yaml:11: warmup.prompt: is empty; expected a prompt that the model draws well"),
+        ("name: a-model", "name: 15", "m.yaml:1: name: 15 does not fit; expected lower-case letters, digits and dashes; put it in quotes"),
+        ("image:", "deploy: {cuda: 12.1}\nimage:", "deploy.cuda: 12.1 does not fit; expected lowest CUDA version of a host's driver, in quotes, such as '12.1'"),
+        ("image:", "---\nimage:", "a manifest is one document; take the line --- out"),
+        ("checkpoint: ", 'checkpoint: "', "m.yaml:4: not valid YAML: a quotation mark is opened here and not closed"),
+        ("image:", "webui: {args: [xformers]}\nimage:", "webui.args: xformers is no flag; did you mean --xformers?"),
+        # sources
+        ("civitai:1590699", "1590699", "checkpoint: 1590699 does not fit; expected a source such as civitai:1590699,"),
+        ("civitai:135867", "135867", "loras.detail: 135867 does not fit; expected a mapping of name to source, such as detail: civitai:135867; did you mean civitai:135867?"),
+        # cards and families
+        ("rtx-6000-ada", "RTX 6000 Ada", "RTX 6000 Ada is not a known card; did you mean rtx-6000-ada?"),
+        ("rtx-6000-ada", "rtx_6000_ada", "did you mean rtx-6000-ada?"),
+        ("rtx-6000-ada", "NVIDIA RTX 6000 Ada Generation", "did you mean rtx-6000-ada?"),
+        ("rtx-6000-ada", "NVIDIA A100 80GB PCIe", "did you mean a100?"),
+        ("rtx-6000-ada", "rtx-6000", "did you mean rtx-6000-ada?"),
+        ("rtx-6000-ada", "4090", "gpu: 4090 does not fit; expected a card of bake/manifest/gpus.json, such as rtx-6000-ada; did you mean rtx-4090?"),
+        ("rtx-6000-ada", "T4", "T4 is not a known card; known are a100, a30, "),
+        ("family: sdxl", "family: SD1.5", "family: 'SD1.5' does not fit; expected one of sd1 (SD 1.4 and 1.5), sd2, sdxl (Pony and Illustrious, too), demo; did you mean sd1?"),
+        # kinds of values
+        ("image:", "deploy: {scaling: 4}\nimage:", "deploy.scaling: 4 does not fit; expected a mapping of queue_delay, requests"),
+        ("image:", "deploy: {scaling: {queue_delay: 4s}}\nimage:", "deploy.scaling.queue_delay: '4s' does not fit; expected 0.5 to 3600 seconds that a job may wait"),
+        ("image:", "deploy: {workers: 3}\nimage:", "deploy.workers: 3 does not fit; expected a mapping of min, max, idle_timeout"),
+        ("image:", "deploy: {disk: 50GB}\nimage:", "deploy.disk: '50GB' does not fit; expected 1 to 4000, the GB of the container's disk"),
+        ("image:", "deploy: {pools: ADA_48_PRO}\nimage:", "deploy.pools: 'ADA_48_PRO' does not fit; expected a list of GPU pools, such as [ADA_48_PRO]"),
+        ("image:", "deploy: {pools: [RTX 6000 Ada]}\nimage:", "RTX 6000 Ada is no pool, which is called as in ADA_48_PRO"),
+        ("image:", "deploy: {env: {BAKERY_OOM: 5}}\nimage:", "deploy.env.BAKERY_OOM: 5 does not fit; expected variables of the worker, name to text; put it in quotes"),
+        ("image:", "webui: [--xformers]\nimage:", "expected a mapping of args"),
+        ("image:", "webui: {args: [--xformers --no-half-vae]}\nimage:", "webui.args.0: --xformers --no-half-vae is several flags in one text; each is an item of its own"),
+        ("ghcr.io/you/a-model", "https://ghcr.io/you/a-model", "'https://ghcr.io/you/a-model' does not fit; expected the repository that the image goes to, in lower case, without https:// and digest, such as"),
+    ],
+)  # fmt: skip
+def test_a_newcomers_mistake_says_what_to_do(old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    shown = mistakes_of(GOOD.replace(old, new, 1))
+    assert message in shown, shown
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ("civitai_token: SECRET\nimage:", "civitai_token: is not a known key; a token is no part of a manifest, and is given in the environment: CIVITAI_TOKEN, HF_TOKEN"),
+        ("deploy: {secrets: {HF_TOKEN: SECRET}}\nimage:", "a secret is given by its name in RunPod, such as civitai_token"),
+        ("deploy: {env: {MODEL_KEY: SECRET}}\nimage:", "deploy.env.MODEL_KEY: holds what looks like a Hugging Face token; name it under `secrets`"),
+        ("gpu: SECRET\nimage:", "this key is given twice"),
+        ("image: https://me:SECRET@ghcr.io/me/x\nfoo:", "image: the value does not fit; expected the repository"),
+        ("deploy: {pools: SECRET}\nimage:", "deploy.pools: the value does not fit"),
+    ],
+)  # fmt: skip
+def test_a_token_is_refused_and_not_repeated(new: str, message: str) -> None:
+    token = "hf_" + "aB3dE6gH9j" * 3 + "xyz1"
+    shown = mistakes_of(GOOD.replace("image:", new.replace("SECRET", token), 1))
+    assert message in shown, shown
+    assert token not in shown

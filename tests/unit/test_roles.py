@@ -146,7 +146,7 @@ def test_an_older_base_is_refused_only_where_its_folder_is_needed() -> None:
         ),
         (
             "upscalers:\n  4x-UltraSharp:\n",
-            "upscalers.4x-UltraSharp: None does not fit; expected name to source, such as",
+            "upscalers.4x-UltraSharp: is empty; expected name to source, such as",
         ),
         (
             "upscalers:\n  4x-UltraSharp: 4x-UltraSharp\n",

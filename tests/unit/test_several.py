@@ -64,8 +64,8 @@ def test_each_is_reported_and_the_first_failure_s_code_is_the_command_s(
     ended = bake("check", *NAMES)
     assert ended.returncode == 2
     assert ended.stdout.splitlines() == [
-        "first  | first.yaml: ok, first with 1 weights files",
-        "third  | third.yaml: ok, third with 1 weights files",
+        "first  | first.yaml: ok, first with 1 file of weights",
+        "third  | third.yaml: ok, third with 1 file of weights",
     ]
     lines = ended.stderr.splitlines()
     assert lines[0].startswith("second | error: the manifest has")
@@ -80,7 +80,7 @@ def test_each_is_reported_and_the_first_failure_s_code_is_the_command_s(
 def test_one_manifest_is_as_ever(bake: Callable[..., Ended]) -> None:
     ended = bake("check", "first.yaml")
     assert ended.returncode == 0
-    assert ended.stdout == "first.yaml: ok, first with 1 weights files\n"
+    assert ended.stdout == "first.yaml: ok, first with 1 file of weights\n"
     assert ended.stderr == ""
 
 

@@ -20,6 +20,8 @@ def command(manifests: tuple[Path, ...], *, fail_fast: bool) -> None:
 
     def check(manifest: Path, console: Console) -> None:
         loaded = load_manifest(manifest)
-        console.answer(f"{manifest}: ok, {loaded.name} with {len(loaded.sources())} weights files")
+        count = len(loaded.sources())
+        files = "1 file" if count == 1 else f"{count} files"
+        console.answer(f"{manifest}: ok, {loaded.name} with {files} of weights")
 
     run_each(manifests, check, fail_fast=fail_fast)
