@@ -18,7 +18,7 @@ DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
 NAMED = $(or $(MANIFEST),$(error name a manifest: make $@ MANIFEST=manifests/deliberate-v6.yaml))
 
-.PHONY: help venv demo road bake changed summary sign signature deploy check format test test-unit coverage mutate test-paused webui-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
+.PHONY: help venv demo road bake changed summary sign signature deploy check format test test-unit coverage mutate test-paused webui-check gpu-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16

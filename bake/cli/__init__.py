@@ -17,6 +17,7 @@ import click
 
 from bake import __version__
 from bake.cli.failures import State, Terminated, say_failure
+from bake.errors import near_to
 
 COMMANDS = {
     "check": "Check a manifest and report every mistake in it, without network or engine.",
@@ -80,6 +81,15 @@ class LazyGroup(click.Group):
             if not any(option.name == "debug" for option in each.params):
                 debug_option(each)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; a misspelt command is told which one is near."""
+        if not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = near_to(args[0], sorted(COMMANDS)) or "."
+            ctx.fail(f"No such command {args[0]!r}{near}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

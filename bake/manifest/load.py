@@ -22,6 +22,12 @@ def load_manifest(path: Path) -> Manifest:
         ManifestError: with every mistake of the file, each with its line and key.
     """
     try:
+        if path.is_dir():
+            what, hint = "this is a folder", f"name a manifest in it: {path / 'NAME.yaml'}"
+            raise ManifestError(what, where=str(path), hint=hint)
+        if path.name.endswith(".lock.json"):
+            manifest = path.with_name(path.name.removesuffix(".lock.json") + ".yaml")
+            raise ManifestError("this is a lock", where=str(path), hint=f"its manifest: {manifest}")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ManifestError("this is too large to be a manifest", where=str(path))
         text = path.read_text(encoding="utf-8")

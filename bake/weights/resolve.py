@@ -149,7 +149,8 @@ def _refuse_mismatch(found: Found, entry: SourceEntry, manifest: Manifest) -> No
     where = _shown(entry)
     if found.role not in (None, entry.role) and not ROLES[entry.role].is_path:
         what = f"the source is {a_role(found.role)}, not {a_role(entry.role)}"
-        raise SourceError(what, where=where)
+        hint = "put it under the right key, or choose another source"
+        raise SourceError(what, where=where, hint=hint)
     check_name(found.file_name, entry.role, allow_pickle=manifest.allow_pickle, where=where)
     _refuse_family(found.families, found.base_model, entry, manifest.family)
 

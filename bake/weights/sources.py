@@ -73,4 +73,8 @@ def _parse_file(text: str) -> Source:
             )
     if not path:
         raise SourceFormError("file: needs a path, relative to the manifest")
+    if path.startswith("~"):
+        raise SourceFormError(
+            "file: knows no ~; write a path from the root, or relative to the manifest"
+        )
     return Source(provider="file", path=path)

@@ -74,7 +74,7 @@ class Standins:
 
 
 def add_catalogue(world: Standins, *, padding_bytes: int = 0) -> None:
-    """The models that the mission names (with invented bytes), and every refusal."""
+    """The models of README's manifest (with invented bytes), and every refusal."""
     checkpoint = models.safetensors(models.SDXL, seed=1, padding_bytes=padding_bytes)
     lora = models.safetensors(models.LORA_SDXL, seed=2)
     world.civitai.add(

@@ -47,8 +47,19 @@ def test_a_plan_waits_for_nothing_that_only_a_whole_bake_needs() -> None:
         (["schema"], 0, '"checkpoint"'),
         (["check", "manifests/jib-mix-illustrious-realistic.yaml"], 0, "ok"),
         (["check", "no-such.yaml"], 2, "there is no such manifest"),
-        (["check", "manifests"], 2, "cannot be read"),
-        (["nonsense"], 2, "No such command"),
+        (
+            ["check", "manifests"],
+            2,
+            "manifests: this is a folder\n  → name a manifest in it: manifests/NAME.yaml",
+        ),
+        (
+            ["check", "manifests/demo.lock.json"],
+            2,
+            "this is a lock\n  → its manifest: manifests/demo.yaml",
+        ),
+        (["nonsense"], 2, "No such command 'nonsense'."),
+        (["lok"], 2, "No such command 'lok'; did you mean lock?"),
+        (["cehck"], 2, "No such command 'cehck'; did you mean check?"),
         (["check"], 2, "Missing argument"),
     ],
 )

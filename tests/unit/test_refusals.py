@@ -91,7 +91,10 @@ def test_what_means_the_same_on_all_of_civitai(
     assert told(explain_download(response, DOWNLOAD, token_state=unasked)) == (kind, what, hint)
 
 
-CHECK = "check the number on the model's page; if that shows it, try again in a day or two"
+CHECK = (
+    "check the number on the model's page: it is the version's, ?modelVersionId=… in the address, not the model's; "
+    "if the page shows it, try again in a day or two"
+)
 ABSENT = "CivitAI knows no such model or version: it was deleted, unpublished, or never there"
 
 

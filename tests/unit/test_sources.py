@@ -124,6 +124,7 @@ def test_known_forms(text: str, expected: Source) -> None:
     ("text", "message"),
     [
         ("1590699", "did you mean civitai:1590699"),
+        ("file:~/x.safetensors", "file: knows no ~; write a path from the root"),
         ("civitai:12@368189.safetensor", "glued to the id; write civitai:368189"),
         ("civitai:12@368189+7.safetensor", r"glued to the id; write civitai:368189\+7"),
         ("civitai:" + "9" * 5000, "not a known source"),

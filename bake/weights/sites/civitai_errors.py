@@ -39,7 +39,8 @@ def explain_api(response: requests.Response, url: str) -> Exception:
             "CivitAI knows no such model or version: it was deleted, unpublished, or never there",
             where=where,
             # Its API lags behind its pages for some models: github.com/civitai/civitai/issues/1763.
-            hint="check the number on the model's page; if that shows it, try again in a day or two",
+            hint="check the number on the model's page: it is the version's, ?modelVersionId=… in the address, not the "
+            "model's; if the page shows it, try again in a day or two",
         )
     if response.status_code == 401:
         return WeightsError("login", "CivitAI refuses the token (401)", where=where, hint=GET_TOKEN)
