@@ -18,7 +18,7 @@ DOCKERFILES := Dockerfile.base Dockerfile.final $(wildcard demo/Dockerfile)
 
 NAMED = $(or $(MANIFEST),$(error name a manifest: make $@ MANIFEST=manifests/deliberate-v6.yaml))
 
-.PHONY: help venv demo road bake changed summary sign signature deploy check format test test-unit coverage mutate test-paused webui-check gpu-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
+.PHONY: help venv demo road bake changed summary sign signature deploy check format test test-unit coverage mutate test-paused webui-check webui-named gpu-check engine-start engine-stop bench schema hub standins locks release runtime-venvs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -85,8 +85,12 @@ mutate: venv ## Put small faults into PACKAGE (runtime/job), one by one, and cou
 test-paused: venv runtime-venvs ## Run TESTS (tests/unit) while random processes of theirs stand still for up to 20 s each
 	$(BIN)/python -m tests.paused $(or $(TESTS),tests/unit)
 
-webui-check: venv runtime-venvs ## Hold the worker over a real webui 1.9.3 (WEBUI=FOLDER PYTHON=its interpreter) against a fresh one, bit by bit
-	$(BIN)/python -m tests.conformance --webui $(or $(WEBUI),$(error name the folder of webui.py: make webui-check WEBUI=FOLDER PYTHON=INTERPRETER)) --python $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(WEBUI)/venv/bin/python) $(if $(LORA_PYTHON),--lora-python $(LORA_PYTHON)) $(PARTS)
+webui-check: webui-named venv runtime-venvs ## Hold the worker over a real webui 1.9.3 (WEBUI=FOLDER PYTHON=its interpreter) against a fresh one, bit by bit
+	$(BIN)/python -m tests.conformance --webui $(WEBUI) --python $(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(WEBUI)/venv/bin/python) $(if $(LORA_PYTHON),--lora-python $(LORA_PYTHON)) $(PARTS)
+
+# Before the environments, which take minutes, are made for nothing.
+webui-named:
+	@: $(or $(wildcard $(WEBUI)/webui.py),$(error name the folder of webui.py: make webui-check WEBUI=FOLDER PYTHON=INTERPRETER))
 
 engine-start: ## Make sure that an engine answers; a private one where there is none
 	demo/engine/start

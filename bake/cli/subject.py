@@ -66,6 +66,9 @@ def find_baked(what: str, *, build_dir: Path) -> BakedImage | None:
         return None
     manifest = load_manifest(path)
     folder = build_dir / manifest.name
+    if not (folder / IMAGE_FILE).exists():
+        where, hint = str(folder), f"bake image {what}"
+        raise BuildError("there is no baked image here", where=where, hint=hint)
     image = load_saved_image(folder)
     from bake.steps.load import reference_of  # noqa: PLC0415  # loads all that a bake needs
 

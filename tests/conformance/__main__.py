@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,7 +311,13 @@ def read_arguments() -> argparse.Namespace:
         nargs="*",
         help=", ".join(PARTS) + "; all but repeat and faces if left out",
     )
-    return parser.parse_args()
+    given = parser.parse_args()
+    for option, python in (("--python", given.python), ("--lora-python", given.lora_python)):
+        if python and not shutil.which(python):
+            parser.error(
+                f"{option}: {python} is no program; name the interpreter of the webui's environment"
+            )
+    return given
 
 
 def main() -> int:

@@ -57,6 +57,12 @@ def test_a_plan_waits_for_nothing_that_only_a_whole_bake_needs() -> None:
             2,
             "this is a lock\n  → its manifest: manifests/demo.yaml",
         ),
+        (["store", "gc", "--keep", "50"], 2, "--keep: 50 is no size; expected 500M, 50G or 1T"),
+        (
+            ["push", "manifests/demo.yaml", "--build-dir", "no-such"],
+            5,
+            "no-such/demo: there is no baked image here\n  → bake image manifests/demo.yaml",
+        ),
         (["nonsense"], 2, "No such command 'nonsense'."),
         (["lok"], 2, "No such command 'lok'; did you mean lock?"),
         (["cehck"], 2, "No such command 'cehck'; did you mean check?"),

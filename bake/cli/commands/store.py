@@ -28,9 +28,12 @@ def parse_age_s(text: str) -> float:
 
 
 def parse_size_bytes(text: str) -> int:
-    """`50G` → bytes, in powers of 1024. Raises ManifestError."""
+    """`50G` → bytes, in powers of 1024. Raises ManifestError.
+
+    Only 0 goes without a unit: whoever writes 50 means 50 GB, and not to lose all but 50 bytes.
+    """
     match = _SIZE.match(text.strip())
-    if not match:
+    if not match or not (match[2] or float(match[1]) == 0):
         raise ManifestError(f"{text} is no size; expected 500M, 50G or 1T", where="--keep")
     return int(float(match[1]) * 1024 ** " kmgt".index((match[2] or " ").lower()))
 
