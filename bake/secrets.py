@@ -156,16 +156,22 @@ def find_credential(address: str) -> str | None:
 
 def mask_secrets(text: str, environ: Mapping[str, str] | None = None) -> str:
     """The text with `***` for this machine's tokens, known forms of tokens, users and queries of addresses."""
+    masked = mask_tokens(text, environ)
+    masked = _USER.sub("***", masked)
+    masked = _QUERY.sub("***", masked)
+    return _HEADER.sub(r"\1***", masked)
+
+
+def mask_tokens(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """The text with `***` for this machine's tokens and known forms of tokens alone."""
     values = set(_own_secrets(os.environ if environ is None else environ))
     masked = text
     for value in sorted(values, key=len, reverse=True):
         masked = masked.replace(value, "***")
-    masked = _USER.sub("***", masked)
-    masked = _QUERY.sub("***", masked)
-    masked = _HEADER.sub(r"\1***", masked)
     data = masked.encode()
     for each in FORMS:
-        data = each.form.sub(b"***", data)
+        # A form says how a token begins: what is longer goes whole.
+        data = re.sub(each.form.pattern + rb"\w*", b"***", data)
     return data.decode()
 
 

@@ -16,7 +16,7 @@ from bake.manifest.gpus import gpus_near
 from bake.manifest.model import FAMILIES, OWN_WORDS, SOURCE_FORM, Manifest
 from bake.manifest.roles import NAMED
 from bake.manifest.yaml import Document, KeyPath
-from bake.secrets import REMEDY, SECRET_NAME, find_secret
+from bake.secrets import REMEDY, SECRET_NAME, find_secret, mask_tokens
 from bake.weights.sources import SourceFormError, parse_source
 
 _OF_SOURCES = {"checkpoint", "vae", *(role.key for role in NAMED)} - {"configs"}
@@ -50,11 +50,11 @@ def find_problems(document: Document, errors: Sequence[ErrorDetails] = ()) -> li
 
 
 def describe_problems(path: Path, problems: Sequence[Problem]) -> str:
-    """The message that names them all."""
+    """The message that names them all; a token that stands where another value belongs is not repeated."""
     lines = [f"{path}:{each.line}: {each.key or 'the manifest'}: {each.text}" for each in problems]
     count = len(lines)
     head = "the manifest has a mistake:" if count == 1 else f"the manifest has {count} mistakes:"
-    return "\n".join([head, *(f"  {line}" for line in lines)])
+    return mask_tokens("\n".join([head, *(f"  {line}" for line in lines)]))
 
 
 def _at(document: Document, path: KeyPath, text: str) -> Problem:

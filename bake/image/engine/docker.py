@@ -174,7 +174,7 @@ def _connect(environment: dict[str, str]) -> docker.DockerClient:
     except DockerException as error:
         where = environment.get("DOCKER_HOST") or "the default socket"
         raise MachineError(
-            f"no Docker Engine answers at {where}: {reason_of(error)}", hint=_INSTALL_HINT
+            f"no Docker Engine answers at {where}: {_why_unreached(error)}", hint=_INSTALL_HINT
         ) from error
 
 
@@ -225,6 +225,16 @@ def _remove(container: Container) -> None:
         # 409: a removal is under way already
         if error.status_code != 409:
             raise
+
+
+def _why_unreached(error: BaseException) -> str:
+    """What the system says (`Connection refused`), out of what three libraries have wrapped around it."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return reason_of(error)
 
 
 def reason_of(error: BaseException) -> str:
