@@ -76,9 +76,8 @@ class _Wait:
         job = self._client.submit(self._endpoint, request)
         try:
             while True:
-                is_late = (
-                    time.monotonic() >= deadline
-                )  # before the look, which may have stood still
+                # Before the look, which may have stood still.
+                is_late = time.monotonic() >= deadline
                 self._look()
                 job = self._client.job(self._endpoint, job.id)
                 if job.status in _DONE:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
+from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from runtime.boot.threads import share
 
 THREADS = 4
 BUFFER_BYTES = 16 << 20
@@ -93,35 +95,22 @@ def upload(torch: Any, path: str, portions: list[Portion]) -> None:
     """
     # Memory that had another use a moment ago may still be written to by it, in another stream.
     torch.cuda.synchronize()
-    left = iter(portions)  # each goes to the thread that asks first
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            pinned = torch.empty(BUFFER_BYTES, dtype=torch.uint8, pin_memory=True)
-            address = (ctypes.c_char * BUFFER_BYTES).from_address(pinned.data_ptr())
-            buffer = memoryview(address).cast("B")
-            stream = torch.cuda.Stream()
-            with torch.cuda.stream(stream):
-                for portion in left:
-                    if failed:
-                        return
-                    read_portion(file, portion, buffer)
-                    size = portion.end - portion.begin
-                    target = portion.memory[portion.begin : portion.end]
-                    target.copy_(pinned[:size], non_blocking=True)
-                    stream.synchronize()
-        except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
-            failed.append(error)
-
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def work(portions: Iterator[Portion]) -> None:
+        pinned = torch.empty(BUFFER_BYTES, dtype=torch.uint8, pin_memory=True)
+        address = (ctypes.c_char * BUFFER_BYTES).from_address(pinned.data_ptr())
+        buffer = memoryview(address).cast("B")
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for portion in portions:
+                read_portion(file, portion, buffer)
+                size = portion.end - portion.begin
+                target = portion.memory[portion.begin : portion.end]
+                target.copy_(pinned[:size], non_blocking=True)
+                stream.synchronize()
+
     try:
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        share(portions, THREADS, work)
     finally:
         os.close(file)
-    if failed:
-        raise failed[0]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from runtime.boot import timeline
 from runtime.boot.context import Context
-from runtime.boot.nice import be_nice
+from runtime.boot.threads import be_nice, share
 
 THREADS = 4
 CHUNK_BYTES = 16 << 20
@@ -49,27 +49,16 @@ def read_ahead(path: str) -> int:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks = list(_missing_chunks(file))
-        left = iter(chunks)  # each goes to the thread that asks first
-        failed: list[OSError] = []
 
-        def work() -> None:
+        def work(chunks: Iterator[tuple[int, int]]) -> None:
             be_nice()
             buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
-            try:
-                for offset, length in left:
-                    os.preadv(file, [buffer[:length]], offset)
-            except OSError as error:
-                failed.append(error)
+            for offset, length in chunks:
+                os.preadv(file, [buffer[:length]], offset)
 
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        share(chunks, THREADS, work)
     finally:
         os.close(file)
-    if failed:
-        raise failed[0]
     return sum(length for _, length in chunks)
 
 

@@ -13,13 +13,14 @@ import mmap
 import os
 import threading
 import time
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 from runtime.boot import timeline
 from runtime.boot.context import Context
 from runtime.boot.hooks import after_import
-from runtime.boot.nice import be_nice
+from runtime.boot.threads import be_nice, share
 from runtime.boot.upload import BUFFER_BYTES, Place, Portion, make_portions, upload
 
 PIECE_BYTES = 64 << 20
@@ -125,28 +126,15 @@ class Prepared:
 
     def _copy(self, torch: Any, copies: list[tuple[Any, Any]]) -> None:
         """From several threads."""
-        portions = iter(_portions(copies))
-        failed: list[BaseException] = []
 
-        def work() -> None:
+        def work(portions: Iterator[list[tuple[Any, Any]]]) -> None:
             be_nice()
-            try:
-                use_one_core(torch)
-                for portion in portions:  # each goes to the thread that asks first
-                    if failed:
-                        return
-                    targets, sources = zip(*portion, strict=True)
-                    torch._foreach_copy_(targets, sources)
-            except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
-                failed.append(error)
+            use_one_core(torch)
+            for portion in portions:
+                targets, sources = zip(*portion, strict=True)
+                torch._foreach_copy_(targets, sources)
 
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if failed:
-            raise failed[0]
+        share(_portions(copies), THREADS, work)
 
     @property
     def _to_float(self) -> bool:
